@@ -1,0 +1,1 @@
+"""SlowMo without a framework: what the adapters must not each decide for themselves."""

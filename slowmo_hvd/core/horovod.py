@@ -1,0 +1,26 @@
+"""The one sentence for a machine without a Horovod that works."""
+
+import importlib
+
+BUILD_COMMAND = "python -m slowmo_hvd.build_horovod"
+
+
+def require_horovod(framework: str) -> None:
+    """Raise ImportError unless Horovod is installed and was built for ``framework``.
+
+    Args:
+        framework: "torch" or "tensorflow", the name of Horovod's module for it.
+    """
+    try:
+        importlib.import_module("horovod")
+    except ImportError as error:
+        raise ImportError(
+            f"slowmo_hvd.{framework} needs Horovod, which the package index offers only as source "
+            f"that no longer builds; run `{BUILD_COMMAND}` to build and install it"
+        ) from error
+    util = importlib.import_module("horovod.common.util")
+    if not util.extension_available(framework):
+        raise ImportError(
+            f"the installed Horovod was not built for {framework}; run `{BUILD_COMMAND}` in the "
+            f"environment that {framework} is installed in"
+        )

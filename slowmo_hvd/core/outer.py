@@ -1,0 +1,54 @@
+"""The slow momentum step as four numbers per parameter group."""
+
+from typing import NamedTuple
+
+from slowmo_hvd.core.config import SlowMoConfig
+
+#: Below float32's smallest normal number 1/γ no longer fits a float32, and neither does γ·d.
+SMALLEST_GAMMA = 2.0**-126
+
+
+class OuterStep(NamedTuple):
+    """One outer step, as every adapter applies it to its tensors::
+
+        x_{t+1,0} = x_{t,0} - step * d̄ - carry * u_t
+        u_{t+1}   = decay * u_t + gain * d̄          (after x, from the same u_t)
+
+    where d̄ = x_{t,0} - mean_i x^i_{t,τ} is the averaged displacement.
+    """
+
+    step: float
+    carry: float
+    decay: float
+    gain: float
+
+
+#: The workers' mean, with the slow momentum left as it is: a step of the warm-up.
+PLAIN_AVERAGE = OuterStep(step=1.0, carry=0.0, decay=1.0, gain=0.0)
+
+
+def outer_step(config: SlowMoConfig, gamma: float) -> OuterStep:
+    """The coefficients of Algorithm 1, lines 7 and 8 (arXiv 1910.00643), for one group.
+
+    The paper's lines::
+
+        u_{t+1} = β u_t + d̄ / γ
+        x_{t+1,0} = x_{t,0} - α γ u_{t+1}
+
+    are the same as ``x_{t,0} - α (d̄ + β γ u_t)``, which needs no division. In torch.optim.SGD's
+    Nesterov form the step is ``x_{t,0} - α γ (d̄/γ + β u_{t+1})``, that is
+    ``x_{t,0} - α ((1 + β) d̄ + β² γ u_t)``.
+
+    Args:
+        config: α, β and the form of the step.
+        gamma: γ_t, the window's mean learning rate. At 0 there is nothing to divide by: u keeps
+            its value and x takes the (then usually zero) displacement, so no progress is lost.
+    """
+    alpha, beta = config.slow_lr, config.slow_momentum
+    if gamma < SMALLEST_GAMMA:
+        return OuterStep(step=alpha, carry=0.0, decay=1.0, gain=0.0)
+    if config.nesterov:
+        step, carry = alpha * (1 + beta), alpha * beta**2 * gamma
+    else:
+        step, carry = alpha, alpha * beta * gamma
+    return OuterStep(step=step, carry=carry, decay=beta, gain=1 / gamma)

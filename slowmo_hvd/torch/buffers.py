@@ -1,0 +1,139 @@
+"""Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from slowmo_hvd.torch.exchange import gather_json, sum_
+from slowmo_hvd.torch.slow_model import real, slow_dtype
+
+
+def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
+    """ "reset", "maintain" or "average" for this optimizer, from the user's choice.
+
+    "auto" resets for SGD and maintains for all others, as the paper does for SGD and Adam. It
+    also resets LBFGS: its history pairs gradients with steps, and an outer step breaks the pairs.
+
+    Raises:
+        ValueError: "average" for LBFGS, whose history has no counterpart on other workers.
+    """
+    lbfgs = isinstance(inner, torch.optim.LBFGS)
+    if strategy == "auto":
+        return "reset" if lbfgs or isinstance(inner, torch.optim.SGD) else "maintain"
+    if strategy == "average" and lbfgs:
+        raise ValueError(
+            "buffers='average' cannot be used with LBFGS: its history lists differ in length "
+            "between workers; use 'reset' (what 'auto' does) or 'maintain'"
+        )
+    return strategy
+
+
+def reset(inner: torch.optim.Optimizer) -> None:
+    """Leave the inner optimizer as if it had taken no step: moments and step counts alike.
+
+    A step count that survived its moments would switch Adam's bias correction off.
+    """
+    inner.state.clear()
+    if isinstance(inner, torch.optim.Adagrad):  # in torch, the one that fills its state when made
+        fresh = type(inner)(
+            [{"params": group["params"]} for group in inner.param_groups], **inner.defaults
+        )
+        inner.state.update(fresh.state)
+
+
+class Slot(NamedTuple):
+    """One buffer that some worker has, by its parameter's position and its key in the state."""
+
+    position: int
+    key: str
+    elements: int
+    wide: bool  #: float64, not float32, on the wire
+
+
+class BufferAverage:
+    """The "average" strategy: every float buffer becomes its mean over the workers that have it.
+
+    Which buffers there are depends on the gradients that a worker has seen, so the workers must
+    agree on a layout before they can sum: a worker that never had a gradient for a parameter has
+    no buffer for it. Along with its displacement each worker says whether it has news, a buffer
+    outside the agreed layout; the sum of those is equal everywhere, and so is the decision to
+    agree anew. Step counts and other integers are never averaged.
+    """
+
+    def __init__(self) -> None:
+        self._layout: tuple[Slot, ...] = ()
+
+    def has_news(self, inner: torch.optim.Optimizer) -> bool:
+        """Whether this worker has a buffer that is not in the agreed layout."""
+        return not set(_buffers(inner)).issubset(self._layout)
+
+    def agree(self, inner: torch.optim.Optimizer, *, name: str, process_set: Any) -> None:
+        """Make the layout the union of all workers' buffers. Every rank of the set takes part."""
+        slots = set(self._layout)
+        for theirs in gather_json(list(_buffers(inner)), name=name, process_set=process_set):
+            slots.update(Slot(*slot) for slot in theirs)
+        self._layout = tuple(sorted(slots))
+
+    def average(
+        self, inner: torch.optim.Optimizer, *, name: str, compression: Any, process_set: Any
+    ) -> int:
+        """Average the agreed buffers over the workers that have them; return the bytes sent."""
+        if not self._layout:  # agreed, hence empty on every rank or on none
+            return 0
+        buffers = _buffers(inner)
+        flats, parts = self._allocate(_parameters(inner))
+        tail = flats[0][flats[0].numel() - len(self._layout) :]
+        for index, slot in enumerate(self._layout):
+            if slot in buffers:
+                parts[slot].copy_(buffers[slot].reshape(-1))
+                tail[index] = 1
+        sent = sum_(flats, tail, name=name, compression=compression, process_set=process_set)
+        for slot, owners in zip(self._layout, tail.tolist(), strict=True):
+            if slot in buffers:
+                buffer = buffers[slot]
+                buffer.copy_((parts[slot] / owners).view(buffer.shape))
+        return sent
+
+    def _allocate(self, params: list[Tensor]) -> tuple[list[Tensor], dict[Slot, Tensor]]:
+        """Flat tensors, one a device and dtype, with room for one count a slot in the first."""
+        rooms: dict[tuple[torch.device, torch.dtype], list[Slot]] = {}
+        for slot in self._layout:
+            dtype = torch.float64 if slot.wide else torch.float32
+            rooms.setdefault((params[slot.position].device, dtype), []).append(slot)
+        flats: list[Tensor] = []
+        parts: dict[Slot, Tensor] = {}
+        for (device, dtype), slots in rooms.items():
+            size = sum(slot.elements for slot in slots)
+            spare = len(self._layout) if not flats else 0
+            flat = torch.zeros(size + spare, dtype=dtype, device=device)
+            pieces = flat[:size].split([slot.elements for slot in slots])
+            parts.update(zip(slots, pieces, strict=True))
+            flats.append(flat)
+        return flats, parts
+
+
+def _parameters(inner: torch.optim.Optimizer) -> list[Tensor]:
+    return [param for group in inner.param_groups for param in group["params"]]
+
+
+def _buffers(inner: torch.optim.Optimizer) -> dict[Slot, Tensor]:
+    """The inner optimizer's float buffers, each in its slot."""
+    return dict(_slots(inner))
+
+
+def _slots(inner: torch.optim.Optimizer) -> Iterator[tuple[Slot, Tensor]]:
+    for position, param in enumerate(_parameters(inner)):
+        for key, value in inner.state.get(param, {}).items():
+            if _is_buffer(key, value, param):
+                buffer = real(value)
+                wide = slow_dtype(buffer.dtype) == torch.float64
+                yield Slot(position, key, buffer.numel(), wide), buffer
+
+
+def _is_buffer(key: Any, value: Any, param: Tensor) -> bool:
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+        return False
+    # torch counts steps in float tensors without dimensions, under "step".
+    return key != "step" and (value.dim() > 0 or param.dim() == 0)

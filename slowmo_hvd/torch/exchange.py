@@ -1,0 +1,80 @@
+"""The collectives of SlowMo: sums over the workers, and nothing else.
+
+Every rank calls these in the same order with the same names and sizes, because the optimizer
+calls them by the schedule and the agreed layout alone. A sum is also the one collective that
+Horovod still carries out after a rank has called ``hvd.join()``: such a rank adds zeros. Only
+`gather_json` is none; who calls it first makes sure that no rank has joined.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+from torch import Tensor
+
+
+def sum_(
+    flats: Sequence[Tensor], tail: Tensor, *, name: str, compression: Any, process_set: Any
+) -> int:
+    """Sum flat tensors over the process set in place; return the bytes handed to allreduce.
+
+    Args:
+        flats: contiguous float tensors, of equal sizes on every rank.
+        tail: the end of ``flats[0]``, figures that must arrive unharmed: where the compression
+            is lossy they travel once more, by themselves and uncompressed.
+        name: the collectives' name, in use for nothing else.
+        compression: a Horovod compressor.
+        process_set: the ranks that take part, this one among them.
+    """
+    if process_set.size() == 1:  # equal on every rank: there is only one
+        return 0
+    exact = tail.clone()
+    pending: list[tuple[int, Any]] = []
+    sent = 0
+    lossy = False
+    for index, flat in enumerate(flats):
+        wire, context = compression.compress(flat)
+        lossy = lossy or wire.dtype != flat.dtype
+        sent += wire.numel() * wire.element_size()
+        pending.append((_start(wire, f"{name}.{index}", process_set), context))
+    if lossy:  # by configuration, so on every rank or on none
+        sent += exact.numel() * exact.element_size()
+        tail_handle = _start(exact, f"{name}.tail", process_set)
+    for flat, (handle, context) in zip(flats, pending, strict=True):
+        result = compression.decompress(hvd.synchronize(handle), context)
+        if result is not flat:
+            flat.copy_(result)
+    if lossy:
+        tail.copy_(hvd.synchronize(tail_handle))
+    return sent
+
+
+def gather_figures(
+    figures: Sequence[float], *, name: str, process_set: Any
+) -> dict[int, list[float]]:
+    """Every worker's figures by its rank; ranks that have joined are left out.
+
+    An allgather written as a sum of float64 rows, so that it works after a ``hvd.join()`` too,
+    and carries plain numbers.
+    """
+    rows = torch.zeros(process_set.size(), 2 + len(figures), dtype=torch.float64)
+    rows[process_set.rank()] = torch.tensor([1.0, hvd.rank(), *figures], dtype=torch.float64)
+    if process_set.size() > 1:
+        hvd.synchronize(_start(rows, name, process_set))
+    return {int(rank): row for present, rank, *row in rows.tolist() if present}
+
+
+def gather_json(value: Any, *, name: str, process_set: Any) -> list[Any]:
+    """Every worker's ``value``, in rank order, sent as JSON. Not after a ``hvd.join()``."""
+    if process_set.size() == 1:
+        return [json.loads(json.dumps(value))]
+    line = torch.tensor(list((json.dumps(value) + "\n").encode()), dtype=torch.uint8)
+    gathered = hvd.allgather(line, name=name, process_set=process_set)
+    return [json.loads(text) for text in bytes(gathered.tolist()).decode().splitlines()]
+
+
+def _start(tensor: Tensor, name: str, process_set: Any) -> int:
+    handle: int = hvd.allreduce_async_(tensor, name=name, op=hvd.Sum, process_set=process_set)
+    return handle

@@ -1,0 +1,57 @@
+"""What happens to this rank's gradients before the inner step: unscaled, or made dense."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def overflowed(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether GradScaler found an infinite gradient on this rank.
+
+    GradScaler sets ``found_inf`` and ``grad_scale`` on an optimizer that has
+    ``_step_supports_amp_scaling`` before it calls ``step()``, and takes them away after.
+    """
+    found = optimizer.__dict__.get("found_inf")
+    return found is not None and bool(found)
+
+
+def unscale(optimizer: torch.optim.Optimizer) -> None:
+    """Divide the gradients by GradScaler's scale, unless ``scaler.unscale_`` did so before."""
+    scale: Any = optimizer.__dict__.get("grad_scale")
+    if scale is None:
+        return
+    inverse = 1.0 / float(scale)
+    for param in _with_gradient(optimizer):
+        assert param.grad is not None
+        param.grad.mul_(inverse)
+
+
+def densify(
+    optimizer: torch.optim.Optimizer, closure: Callable[[], float] | None
+) -> Callable[[], float] | None:
+    """Make sparse gradients dense now, or, with a closure, whenever it has computed them."""
+    if closure is None:
+        _make_dense(optimizer)
+        return None
+
+    def dense_closure() -> float:
+        loss = closure()
+        _make_dense(optimizer)
+        return loss
+
+    return dense_closure
+
+
+def _make_dense(optimizer: torch.optim.Optimizer) -> None:
+    for param in _with_gradient(optimizer):
+        if param.grad is not None and param.grad.is_sparse:
+            param.grad = param.grad.to_dense()
+
+
+def _with_gradient(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if param.grad is not None:
+                yield param

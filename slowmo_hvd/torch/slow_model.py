@@ -1,0 +1,190 @@
+"""The slow state in memory: anchor x_{t,0} and slow momentum u_t, flat, and the outer step on them.
+
+Memory between syncs, in units of the parameters at float32: one for the anchor and, where β > 0,
+one for the momentum. A sync takes one more while it lasts, for the displacement on the wire.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from slowmo_hvd.core.outer import OuterStep
+
+
+def real(tensor: Tensor) -> Tensor:
+    """``tensor`` without its graph, a complex one as pairs of real numbers: what is averaged."""
+    detached = tensor.detach()
+    return torch.view_as_real(detached) if detached.is_complex() else detached
+
+
+def slow_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 parameters, float32 for all others, half precision included."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Bucket:
+    """The parameters of one device and slow dtype, end to end in one flat tensor.
+
+    They stand in the optimizer's order, so that every parameter group is one slice.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.params: dict[int, Tensor] = {}  # by position in the optimizer
+        self.group_sizes: dict[int, int] = {}  # elements
+        self.anchor = torch.empty(0)
+        self.momentum: Tensor | None = None
+
+    def add(self, position: int, param: Tensor, group: int) -> None:
+        """Append a parameter of parameter group ``group``."""
+        self.params[position] = param
+        self.group_sizes[group] = self.group_sizes.get(group, 0) + real(param).numel()
+
+    def allocate(self, *, with_momentum: bool) -> None:
+        """Take the parameters' values as the anchor; u_0 = 0."""
+        self.anchor = torch.empty(self.size, dtype=self.dtype, device=self.device)
+        for _, param, anchor in self.views(self.anchor):
+            anchor.copy_(param)
+        self.momentum = torch.zeros_like(self.anchor) if with_momentum else None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return sum(self.group_sizes.values())
+
+    def groups(self) -> Iterator[tuple[int, slice]]:
+        """Every parameter group's index and its slice of the flat tensors."""
+        start = 0
+        for group, size in self.group_sizes.items():
+            yield group, slice(start, start + size)
+            start += size
+
+    def views(self, flat: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Every parameter's position, the parameter, and its part of ``flat`` in its shape."""
+        start = 0
+        for position, param in self.params.items():
+            param = real(param)
+            yield position, param, flat[start : start + param.numel()].view(param.shape)
+            start += param.numel()
+
+
+class SlowModel:
+    """Anchor and slow momentum of all parameters, and the arithmetic of one outer step.
+
+    Holds no counters, knows no schedule and never communicates: the optimizer asks it for the
+    displacements, has them summed over the workers, and gives the sums back to `apply`.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Tensor]], *, with_momentum: bool) -> None:
+        """Take the parameters' values as the anchor; u_0 = 0.
+
+        Args:
+            groups: the parameters of each parameter group.
+            with_momentum: whether there is a u to keep, that is β > 0.
+        """
+        buckets: dict[tuple[torch.device, torch.dtype], Bucket] = {}
+        position = 0
+        for index, group in enumerate(groups):
+            for param in group:
+                key = (param.device, slow_dtype(real(param).dtype))
+                buckets.setdefault(key, Bucket(*key)).add(position, param, index)
+                position += 1
+        self.buckets = list(buckets.values())
+        for bucket in self.buckets:
+            bucket.allocate(with_momentum=with_momentum)
+
+    def displacements(self, spare: int) -> list[Tensor]:
+        """d^i = x_{t,0} - x^i of this worker, flat, one tensor a bucket.
+
+        Half-precision parameters started the window from the anchor rounded to their dtype, so
+        that is what their displacement is measured from: the rounding is no progress of theirs,
+        and the float32 anchor keeps what is too small for them to show.
+
+        Args:
+            spare: room left at the end of the first tensor, for figures that travel along.
+        """
+        flats = []
+        for bucket in self.buckets:
+            room = bucket.size + (spare if not flats else 0)
+            flat = torch.empty(room, dtype=bucket.dtype, device=bucket.device)
+            starts = bucket.views(bucket.anchor)
+            for (_, param, anchor), (_, _, out) in zip(starts, bucket.views(flat), strict=True):
+                start = anchor if param.dtype == anchor.dtype else anchor.to(param.dtype)
+                torch.sub(start, param, out=out)
+            flats.append(flat)
+        return flats
+
+    def squared_norm(self, flats: Sequence[Tensor]) -> float:
+        """The squared Euclidean norm of what `displacements` returned, over all buckets."""
+        return sum(
+            torch.linalg.vector_norm(flat[: bucket.size]).item() ** 2
+            for bucket, flat in zip(self.buckets, flats, strict=True)
+        )
+
+    def apply(self, sums: Sequence[Tensor], workers: int, steps: Sequence[OuterStep]) -> None:
+        """The outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.
+
+        Args:
+            sums: what `displacements` returned, summed over the workers.
+            workers: how many workers are in the sums.
+            steps: the coefficients of each parameter group.
+        """
+        for bucket, total in zip(self.buckets, sums, strict=True):
+            for group, part in bucket.groups():
+                step, carry, decay, gain = steps[group]
+                anchor, displacement = bucket.anchor[part], total[part]
+                anchor.add_(displacement, alpha=-step / workers)
+                if bucket.momentum is not None:
+                    momentum = bucket.momentum[part]
+                    if carry:
+                        anchor.add_(momentum, alpha=-carry)
+                    if decay != 1:
+                        momentum.mul_(decay)
+                    if gain:
+                        momentum.add_(displacement, alpha=gain / workers)
+            for _, param, anchor in bucket.views(bucket.anchor):
+                param.copy_(anchor)
+
+    def restart(self, positions: Collection[int]) -> None:
+        """Put the parameters at ``positions`` to their anchors: there they begin a window."""
+        for bucket in self.buckets:
+            for position, param, anchor in bucket.views(bucket.anchor):
+                if position in positions:
+                    param.copy_(anchor)
+
+    def inherit(self, old: "SlowModel") -> None:
+        """Take over what ``old`` holds of the parameters that both have."""
+        there = {id(param): position for position, param in old.params().items()}
+        for ours, theirs in ((self.anchors(), old.anchors()), (self.momenta(), old.momenta())):
+            for position, param in self.params().items():
+                if id(param) in there and position in ours:
+                    ours[position].copy_(theirs[there[id(param)]])
+
+    def load(self, anchors: Mapping[int, Tensor], momenta: Mapping[int, Tensor]) -> None:
+        """Copy saved tensors in, by the parameter's position."""
+        for ours, saved in ((self.anchors(), anchors), (self.momenta(), momenta)):
+            for position, tensor in ours.items():
+                tensor.copy_(saved[position])
+
+    def params(self) -> dict[int, Tensor]:
+        """The parameters by position."""
+        return {where: param for bucket in self.buckets for where, param in bucket.params.items()}
+
+    def anchors(self) -> dict[int, Tensor]:
+        """x_{t,0} by the parameter's position; views, not copies."""
+        return {
+            position: view
+            for bucket in self.buckets
+            for position, _, view in bucket.views(bucket.anchor)
+        }
+
+    def momenta(self) -> dict[int, Tensor]:
+        """u_t by the parameter's position; views, not copies. Empty where β = 0."""
+        return {
+            position: view
+            for bucket in self.buckets
+            if bucket.momentum is not None
+            for position, _, view in bucket.views(bucket.momentum)
+        }

@@ -1,0 +1,65 @@
+"""Start programs from a test, under horovodrun or not, and never leave one behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_running: set[int] = set()  # process groups
+
+
+def run(
+    command: Sequence[str], *, timeout: float = 40, cwd: Path = ROOT, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process group of its own; kill all of it after ``timeout`` seconds.
+
+    Standard error is merged into standard output. Horovod's variables of the run that this test
+    is part of are taken out of the environment.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
+    clean["PYTHONPATH"] = str(ROOT)
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=clean | (env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    _running.add(process.pid)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _kill(process.pid)
+        output, _ = process.communicate()
+        raise AssertionError(f"{' '.join(command)} took over {timeout} s:\n{output}") from None
+    finally:
+        _kill(process.pid)  # what it may have left
+        _running.discard(process.pid)
+    return subprocess.CompletedProcess(command, process.returncode, output)
+
+
+def horovodrun(
+    ranks: int, *command: str, timeout: float = 40, cwd: Path = ROOT, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python script with its arguments on ``ranks`` ranks of this machine."""
+    launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", str(ranks)]
+    return run([*launcher, sys.executable, *command], timeout=timeout, cwd=cwd, env=env)
+
+
+def kill_all() -> None:
+    """End every program that is still running."""
+    for group in list(_running):
+        _kill(group)
+
+
+def _kill(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
