@@ -49,9 +49,10 @@ $(VENV)/.packages: pyproject.toml
 	    { echo 'make: this Python cannot make environments: apt-get install python3-venv' >&2; exit 1; }
 	@$(PYTHON) -m slowmo_hvd.build_horovod --tools
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) || { echo "make: cannot install torch:" \
+	@# Without its requirements, which come from the usual index with the next line's.
+	$(BIN)/python -m pip install --no-deps $(TORCH) || { echo "make: cannot install torch:" \
 	    "say which one pip is to install with make TORCH='torch==VERSION'" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet torch --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.horovod: $(VENV)/.packages $(wildcard slowmo_hvd/build_horovod/*.py)
@@ -61,8 +62,14 @@ $(VENV)/.horovod: $(VENV)/.packages $(wildcard slowmo_hvd/build_horovod/*.py)
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# The whole suite on two ranks; then what needs one rank, three or four.
+RUN := $(BIN)/horovodrun --gloo
+PYTEST = $(CURDIR)/$(BIN)/pytest $(TESTS)
 test: setup lint
-	$(BIN)/python -m slowmo_hvd.testing $(TESTS)
+	$(RUN) -np 2 $(PYTEST)
+	$(PYTEST) -m ranks
+	$(RUN) -np 3 $(PYTEST) -m ranks
+	$(RUN) -np 4 $(PYTEST) -m ranks
 
 lint: $(VENV)/.packages
 	$(BIN)/ruff check .
