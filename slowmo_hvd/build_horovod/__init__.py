@@ -1,4 +1,6 @@
-"""Builds Horovod for the frameworks of the current environment: `python -m slowmo_hvd.build_horovod`.
+"""Builds Horovod for the frameworks of the current environment.
+
+The command is `python -m slowmo_hvd.build_horovod`.
 
 Horovod's only release on the package index, the 0.28.1 source archive, no longer builds against
 today's frameworks. This package fetches that archive, checks its hash, applies the few edits it

@@ -85,9 +85,8 @@ def _build_and_install(options: argparse.Namespace) -> None:
     install_log.write_bytes(b"")
     install(wheel, install_log)
     check(frameworks, choice, install_log)
-    say(
-        f"Horovod {VERSION} works for {frameworks.describe()} ({duration(time.monotonic() - started)})"
-    )
+    took = duration(time.monotonic() - started)
+    say(f"Horovod {VERSION} works for {frameworks.describe()} ({took})")
 
 
 if __name__ == "__main__":

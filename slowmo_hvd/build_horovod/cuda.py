@@ -66,8 +66,8 @@ class GpuChoice:
         """What the cache's key says: 'cpu', or for example 'nccl-cuda13.0-sm90'."""
         if self.toolkit is None or self.torch_cuda is None:
             return "cpu"
-        capabilities = "+".join(self.torch_cuda.capabilities) or "all"
-        return f"nccl-cuda{self.toolkit.version}-sm{capabilities}"
+        capabilities = [f"sm{capability}" for capability in self.torch_cuda.capabilities]
+        return "-".join([f"nccl-cuda{self.toolkit.version}", *(capabilities or ["allgpus"])])
 
 
 def choose(
@@ -146,14 +146,20 @@ def probe_torch(version: str) -> TorchCuda | None:
 
 
 def find_toolkit(environ: Mapping[str, str] = os.environ) -> Toolkit | None:
-    """The first CUDA toolkit whose nvcc answers: the environment's, the PATH's, /usr/local/cuda."""
+    """The first whole CUDA toolkit: the environment's, the PATH's, /usr/local/cuda.
+
+    Whole means that its nvcc answers and that the runtime's header is there: what is on the PATH
+    may be a script that calls an nvcc elsewhere.
+    """
     homes = [environ.get(name) for name in ("HOROVOD_CUDA_HOME", "CUDA_HOME", "CUDA_PATH")]
     nvcc = shutil.which("nvcc", path=environ.get("PATH"))
     if nvcc:
         homes.append(str(Path(nvcc).resolve().parent.parent))
     homes.append("/usr/local/cuda")
     for home in homes:
-        if home and (version := nvcc_version(Path(home))):
+        if not home or not (Path(home) / "include" / "cuda_runtime.h").is_file():
+            continue
+        if version := nvcc_version(Path(home)):
             return Toolkit(Path(home), version)
     return None
 
@@ -207,13 +213,14 @@ def build_variables(choice: GpuChoice, link_home: Path) -> dict[str, str]:
     (link_home / "lib").mkdir(parents=True)
     (link_home / "include").symlink_to(choice.nccl.include)
     (link_home / "lib" / "libnccl.so").symlink_to(choice.nccl.library)
+    rpath = f"-Wl,-rpath,{choice.nccl.library.parent}"
     variables = {
         "HOROVOD_GPU_OPERATIONS": "NCCL",
         "HOROVOD_CUDA_HOME": str(choice.toolkit.home),
         "HOROVOD_NCCL_HOME": str(link_home),
         "HOROVOD_NCCL_LINK": "SHARED",
         "CUDA_HOME": str(choice.toolkit.home),
-        "LDFLAGS": f"{os.environ.get('LDFLAGS', '')} -Wl,-rpath,{choice.nccl.library.parent}".strip(),
+        "LDFLAGS": f"{os.environ.get('LDFLAGS', '')} {rpath}".strip(),
     }
     if choice.torch_cuda.capabilities:
         variables["HOROVOD_BUILD_CUDA_CC_LIST"] = ",".join(choice.torch_cuda.capabilities)

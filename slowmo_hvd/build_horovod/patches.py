@@ -101,11 +101,10 @@ EDITS = (
     ),
     Edit(
         file="cmake/Modules/FindPytorch.cmake",
-        old="print(True if ((torch.version.cuda is not None) and (CUDA_HOME is not None)) else False)",
+        old="print(True if ((torch.version.cuda is not None) and (CUDA_HOME is not None))",
         new=(
             "import os; print(True if ((torch.version.cuda is not None) and "
-            "(CUDA_HOME is not None) and (os.environ.get('HOROVOD_WITHOUT_CUDA') != '1')) "
-            "else False)"
+            "(CUDA_HOME is not None) and (os.environ.get('HOROVOD_WITHOUT_CUDA') != '1'))"
         ),
         why="a CPU build must be possible beside a torch with CUDA and a toolkit",
     ),

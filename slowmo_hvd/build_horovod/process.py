@@ -14,6 +14,8 @@ from .errors import BuildError
 _POLL_SECONDS = 0.5
 _LINE_SECONDS = 30.0
 _TAIL_LINES = 30
+_ERROR_LINES = 6
+_ERROR = re.compile(r"\b(fatal )?error: |CMake Error|Could NOT find .*missing")
 
 
 def say(text: str) -> None:
@@ -34,9 +36,19 @@ def duration(seconds: float) -> str:
 
 
 def tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log, each cut to a length that can be read."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    return "\n".join(line[:300] for line in text.splitlines()[-lines:])
+    """The last lines of a log."""
+    return _cut(_lines(log)[-lines:])
+
+
+def excerpt(log: Path) -> str:
+    """What to show of a failed command's log: the first lines that name an error, and its end.
+
+    Several compilers run at once, so the error may stand far above the end.
+    """
+    lines = _lines(log)
+    errors = [line for line in lines[:-_TAIL_LINES] if _ERROR.search(line)][:_ERROR_LINES]
+    end = _cut(lines[-_TAIL_LINES:])
+    return f"{_cut(errors)}\n...\n{end}" if errors else end
 
 
 def run_logged(
@@ -79,7 +91,7 @@ def run_logged(
                 if time_limit is not None and progress.elapsed() > time_limit:
                     raise BuildError(
                         f"{label} did not end within {duration(time_limit)}; "
-                        f"its output is in {log}\n{tail(log)}"
+                        f"its output is in {log}, which ends:\n{tail(log)}"
                     )
         finally:
             end_group(process)
@@ -87,7 +99,7 @@ def run_logged(
     if process.returncode != 0:
         raise BuildError(
             f"{label} failed (exit status {process.returncode}); its whole output is in {log}, "
-            f"which ends:\n{tail(log)}"
+            f"which says:\n{excerpt(log)}"
         )
 
 
@@ -105,6 +117,15 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _cut(lines: list[str]) -> str:
+    """The lines as one text, each cut to a length that can be read."""
+    return "\n".join(line[:300] for line in lines)
 
 
 def _percent_at_end(log: Path, start: int) -> int | None:

@@ -49,14 +49,21 @@ def build_wheel(
     fetch_archive(archive, python, log)
     source = unpack(archive, scratch / "source")
     apply_all(source)
+    temporary = scratch / "tmp"
+    temporary.mkdir()
     variables = {
         **frameworks.build_variables(),
         **cuda.build_variables(choice, scratch / "nccl"),
+        "TMPDIR": str(temporary),
     }
     out = scratch / "out"
     run_logged(
-        [str(python), "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation"]
-        + ["--no-cache-dir", "-w", str(out), str(source)],
+        # Without --no-clean, a failed build's log ends in a page about what pip removes. What it
+        # leaves lies in TMPDIR, which goes with the scratch folder.
+        [
+            *(str(python), "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation"),
+            *("--no-clean", "--no-cache-dir", "-w", str(out), str(source)),
+        ],
         label="compiling Horovod",
         log=log,
         environment=build_environment(os.environ, variables, python.parent, job_count()),
@@ -151,9 +158,11 @@ def fetch_archive(archive: Path, python: Path, log: Path) -> None:
         requirement = Path(scratch) / "requirement.txt"
         requirement.write_text(f"horovod=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n")
         _run_pip(
-            [str(python), "-m", "pip", "download", "--no-deps", "--no-binary", "horovod"]
-            + ["--no-build-isolation", "--require-hashes", "-r", str(requirement)]
-            + ["-d", scratch],
+            [
+                *(str(python), "-m", "pip", "download", "--no-deps", "--no-binary", "horovod"),
+                *("--no-build-isolation", "--require-hashes", "-r", str(requirement)),
+                *("-d", scratch),
+            ],
             label=f"fetching {ARCHIVE}",
             log=log,
         )
@@ -214,5 +223,7 @@ def is_offline(output: str) -> bool:
         "ConnectTimeoutError",
         "ReadTimeoutError",
         "ProxyError",
+        # All that pip says once it has given up, where its retries are switched off.
+        "(from versions: none)",
     )
     return any(sign in output for sign in signs)

@@ -33,6 +33,8 @@ def test_nccl_where_everything_is_there() -> None:
     assert choice.with_nccl
     assert choice.reason.startswith("with NCCL: torch has CUDA 13.0")
     assert choice.tag() == "nccl-cuda13.1-sm90"
+    assert choose(torch_cuda=TorchCuda("13.0")).tag() == "nccl-cuda13.1-allgpus"
+    assert choose(torch_cuda=TorchCuda("13.0", ("80", "90"))).tag() == "nccl-cuda13.1-sm80-sm90"
 
 
 def test_the_cpu_where_the_user_says_so() -> None:
@@ -71,6 +73,10 @@ def test_a_toolkit_is_found_by_its_nvcc(tmp_path: Path) -> None:
     nvcc.parent.mkdir()
     nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.61'\n")
     nvcc.chmod(0o755)
+    wrapper_only = cuda.find_toolkit({"CUDA_HOME": str(tmp_path), "PATH": ""})
+    assert wrapper_only is None or wrapper_only.home != tmp_path
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "cuda_runtime.h").touch()
     assert cuda.find_toolkit({"CUDA_HOME": str(tmp_path)}) == Toolkit(tmp_path, "12.8")
     assert cuda.nvcc_version(tmp_path / "nowhere") is None
 

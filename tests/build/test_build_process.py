@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slowmo_hvd.build_horovod.errors import BuildError
-from slowmo_hvd.build_horovod.process import duration, percent_done, run_logged, tail
+from slowmo_hvd.build_horovod.process import duration, excerpt, percent_done, run_logged, tail
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,15 @@ def test_the_tail_is_the_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"line {i}\n" for i in range(100)))
     assert tail(log, 2) == "line 98\nline 99"
+
+
+def test_an_error_far_above_the_end_is_shown_too(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    lines = ["a.cc:1: error: no such thing", *(f"[ 9%] Building {i}" for i in range(90))]
+    log.write_text("\n".join(lines))
+    shown = excerpt(log).splitlines()
+    assert shown[:2] == ["a.cc:1: error: no such thing", "..."]
+    assert shown[-1] == "[ 9%] Building 89"
 
 
 def test_output_goes_to_the_log_and_success_is_one_line(
