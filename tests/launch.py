@@ -12,7 +12,11 @@ _running: set[int] = set()  # process groups
 
 
 def run(
-    command: Sequence[str], *, timeout: float = 40, cwd: Path = ROOT, env: dict[str, str] | None = None
+    command: Sequence[str],
+    *,
+    timeout: float = 40,
+    cwd: Path = ROOT,
+    env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a process group of its own; kill all of it after ``timeout`` seconds.
 
@@ -45,7 +49,11 @@ def run(
 
 
 def horovodrun(
-    ranks: int, *command: str, timeout: float = 40, cwd: Path = ROOT, env: dict[str, str] | None = None
+    ranks: int,
+    *command: str,
+    timeout: float = 40,
+    cwd: Path = ROOT,
+    env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script with its arguments on ``ranks`` ranks of this machine."""
     launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", str(ranks)]

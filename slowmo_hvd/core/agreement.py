@@ -16,7 +16,11 @@ class Figures:
 
 
 def figures_of(
-    config: SlowMoConfig, schedule: Schedule, *, has_slow_state: bool, shapes: Sequence[Sequence[int]]
+    config: SlowMoConfig,
+    schedule: Schedule,
+    *,
+    has_slow_state: bool,
+    shapes: Sequence[Sequence[int]],
 ) -> Figures:
     """The numbers that must be equal: ``shapes`` are the parameters', in the optimizer's order."""
     sizes = [_product(shape) for shape in shapes]

@@ -34,7 +34,9 @@ def check_op(name: str, *, is_average: bool) -> None:
     if is_average:
         return
     why = (
-        "Adasum combines gradients" if name == "Adasum" else "SlowMo is defined by the workers' mean"
+        "Adasum combines gradients"
+        if name == "Adasum"
+        else "SlowMo is defined by the workers' mean"
     )
     raise ValueError(f"op={name} cannot be used with SlowMo: {why}; use op=hvd.Average")
 

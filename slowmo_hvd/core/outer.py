@@ -9,7 +9,9 @@ SMALLEST_GAMMA = 2.0**-126
 
 
 class OuterStep(NamedTuple):
-    """One outer step, as every adapter applies it to its tensors::
+    """One outer step, as every adapter applies it to its tensors.
+
+    ::
 
         x_{t+1,0} = x_{t,0} - step * d̄ - carry * u_t
         u_{t+1}   = decay * u_t + gain * d̄          (after x, from the same u_t)

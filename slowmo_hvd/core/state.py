@@ -71,7 +71,8 @@ def check_state(
     _check_tensors("anchor", state["anchor"], shapes)
     _check_tensors("momentum", state["momentum"], shapes)
     _require(
-        not state["momentum"] or bool(state["anchor"]), "it has a momentum but no anchor to apply it to"
+        not state["momentum"] or bool(state["anchor"]),
+        "it has a momentum but no anchor to apply it to",
     )
     _require(
         bool(state["momentum"]) == (bool(state["anchor"]) and config.slow_momentum > 0),
@@ -123,9 +124,7 @@ def _check_rates(totals: Any, steps: Any, groups: int) -> None:
             f"{name} has {len(values)} entries and the optimizer has {groups} parameter groups",
         )
     for total in totals:
-        _require(
-            isinstance(total, float) and math.isfinite(total), f"lr_total holds {total!r}"
-        )
+        _require(isinstance(total, float) and math.isfinite(total), f"lr_total holds {total!r}")
     for count in steps:
         _require(_is_count(count), f"lr_steps holds {count!r}")
 

@@ -4,19 +4,17 @@ Everything that horovod.torch offers is here, submodules included; DistributedOp
 broadcast_optimizer_state are SlowMo's.
 """
 
+# ruff: noqa: E402, F401, F403
 from slowmo_hvd.core.horovod import require_horovod
 
 require_horovod("torch")
 
-from horovod.torch import *  # noqa: E402, F403
+from horovod.torch import *
 
-from slowmo_hvd.torch.submodules import offer_submodules  # noqa: E402
+from slowmo_hvd.core.schedule import Sync
+from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.torch.functions import broadcast_optimizer_state
+from slowmo_hvd.torch.optimizer import DistributedOptimizer
+from slowmo_hvd.torch.submodules import offer_submodules
 
 offer_submodules("horovod.torch", __name__)
-
-from slowmo_hvd.core.schedule import Sync  # noqa: E402
-from slowmo_hvd.core.stats import SyncRecord, SyncStats  # noqa: E402
-from slowmo_hvd.torch.functions import broadcast_optimizer_state  # noqa: E402
-from slowmo_hvd.torch.optimizer import DistributedOptimizer  # noqa: E402
-
-__all__ = [name for name in dir() if not name.startswith("_")]

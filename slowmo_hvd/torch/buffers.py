@@ -11,7 +11,7 @@ from slowmo_hvd.torch.slow_model import real, slow_dtype
 
 
 def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
-    """ "reset", "maintain" or "average" for this optimizer, from the user's choice.
+    """Choose "reset", "maintain" or "average" for this optimizer.
 
     "auto" resets for SGD and maintains for all others, as the paper does for SGD and Adam. It
     also resets LBFGS: its history pairs gradients with steps, and an outer step breaks the pairs.
@@ -108,7 +108,7 @@ class BufferAverage:
             size = sum(slot.elements for slot in slots)
             spare = len(self._layout) if not flats else 0
             flat = torch.zeros(size + spare, dtype=dtype, device=device)
-            pieces = flat[:size].split([slot.elements for slot in slots])
+            pieces = torch.split(flat[:size], [slot.elements for slot in slots])
             parts.update(zip(slots, pieces, strict=True))
             flats.append(flat)
         return flats, parts

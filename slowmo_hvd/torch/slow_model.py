@@ -1,7 +1,7 @@
 """The slow state in memory: anchor x_{t,0} and slow momentum u_t, flat, and the outer step on them.
 
-Memory between syncs, in units of the parameters at float32: one for the anchor and, where β > 0,
-one for the momentum. A sync takes one more while it lasts, for the displacement on the wire.
+Memory in units of the parameters at float32: one for the anchor and, where β > 0, one for the
+momentum; and one for the displacements on the wire, on a GPU only while a sync lasts.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -36,6 +36,7 @@ class Bucket:
         self.group_sizes: dict[int, int] = {}  # elements
         self.anchor = torch.empty(0)
         self.momentum: Tensor | None = None
+        self._wire: Tensor | None = None
 
     def add(self, position: int, param: Tensor, group: int) -> None:
         """Append a parameter of parameter group ``group``."""
@@ -53,6 +54,20 @@ class Bucket:
     def size(self) -> int:
         """Elements."""
         return sum(self.group_sizes.values())
+
+    def wire(self, spare: int) -> Tensor:
+        """Memory for one flat displacement and ``spare`` elements more, with any contents.
+
+        Kept from sync to sync on a CPU, where to map that much anew costs more than the
+        arithmetic of a sync; a GPU has torch's caching allocator for that.
+        """
+        if self._wire is None or self._wire.numel() != self.size + spare:
+            self._wire = None  # first free, then allocate
+            wire = torch.empty(self.size + spare, dtype=self.dtype, device=self.device)
+            if self.device.type != "cpu":
+                return wire
+            self._wire = wire
+        return self._wire
 
     def groups(self) -> Iterator[tuple[int, slice]]:
         """Every parameter group's index and its slice of the flat tensors."""
@@ -105,10 +120,9 @@ class SlowModel:
         Args:
             spare: room left at the end of the first tensor, for figures that travel along.
         """
-        flats = []
+        flats: list[Tensor] = []
         for bucket in self.buckets:
-            room = bucket.size + (spare if not flats else 0)
-            flat = torch.empty(room, dtype=bucket.dtype, device=bucket.device)
+            flat = bucket.wire(spare if not flats else 0)
             starts = bucket.views(bucket.anchor)
             for (_, param, anchor), (_, _, out) in zip(starts, bucket.views(flat), strict=True):
                 start = anchor if param.dtype == anchor.dtype else anchor.to(param.dtype)
@@ -118,10 +132,11 @@ class SlowModel:
 
     def squared_norm(self, flats: Sequence[Tensor]) -> float:
         """The squared Euclidean norm of what `displacements` returned, over all buckets."""
-        return sum(
-            torch.linalg.vector_norm(flat[: bucket.size]).item() ** 2
+        norms = (
+            float(torch.linalg.vector_norm(flat[: bucket.size]))
             for bucket, flat in zip(self.buckets, flats, strict=True)
         )
+        return sum(norm**2 for norm in norms)
 
     def apply(self, sums: Sequence[Tensor], workers: int, steps: Sequence[OuterStep]) -> None:
         """The outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.

@@ -1,0 +1,57 @@
+"""The time of one sync over one raw in-place allreduce of as many bytes.
+
+Run by ``horovodrun -np 2 python -m benchmarks.sync_time``. Both are measured in turns in one run,
+since the machine's speed changes from minute to minute; the median of the ratios counts.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+import slowmo_hvd.torch as hvd
+from benchmarks.models import fill_gradients, large_model
+
+ROUNDS = 15
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The time that ``work`` takes on all ranks, begun together."""
+    hvd.barrier()
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    hvd.init()
+    torch.set_num_threads(1)
+    model = large_model()
+    size = sum(param.numel() for param in model.parameters())
+    raw = torch.zeros(size)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=1e-3), sync_period=10**9, slow_momentum=0.5
+    )
+    ratios, raws = [], []
+    for turn in range(ROUNDS + 2):
+        alone = seconds(lambda: hvd.allreduce_(raw, name="raw", op=hvd.Sum))
+        fill_gradients(model)
+        optimizer.step()
+        sync = seconds(optimizer.flush)
+        if turn >= 2:  # the first rounds pay for memory and for Horovod's fusion buffer
+            ratios.append(sync / alone)
+            raws.append(alone)
+    if hvd.rank() == 0:
+        print(
+            f"sync over raw allreduce of {size * 4 / 1e6:.0f} MB, {hvd.size()} ranks: "
+            f"median ratio {statistics.median(ratios):.2f} "
+            f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {ROUNDS} rounds; "
+            f"raw {statistics.median(raws) * 1e3:.0f} ms)",
+            file=sys.stdout,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The outer loop of Algorithm 1 around any torch optimizer: windows, agreement, synchronisation."""
+
+import itertools
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+from torch import Tensor
+
+from slowmo_hvd.core.agreement import check_agreement, figures_of
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.outer import PLAIN_AVERAGE, outer_step
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
+from slowmo_hvd.core.state import check_state, pack_state, unpack_counters
+from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
+from slowmo_hvd.torch.exchange import gather_figures, sum_
+from slowmo_hvd.torch.slow_model import SlowModel, real
+
+_instances = itertools.count()  # for the names of collectives: no two loops may share one
+
+
+class OuterLoop:
+    """Counts local steps, synchronises when the schedule says so, and holds the slow state.
+
+    Call `before_step` and `after_step` around every attempted step of the inner optimizer, on
+    every rank of the process set. All collectives of the PyTorch adapter start here.
+    """
+
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        config: SlowMoConfig,
+        *,
+        compression: Any,
+        process_set: Any,
+    ) -> None:
+        self.config = config
+        self.process_set = process_set
+        self._inner = inner
+        self._strategy = resolve_strategy(config.buffers, inner)
+        self._compression = compression
+        self._begin_afresh()
+        self._begin_unshared()
+
+    def _begin_afresh(self) -> None:
+        """No step taken: u_0 = 0, and no anchor until the first step begins."""
+        self._schedule = Schedule(self.config.sync_period, self.config.warmup_steps)
+        self._rates = [MeanLearningRate() for _ in self._inner.param_groups]
+        self._slow: SlowModel | None = None
+        self._agreed_layout: tuple[int, ...] | None = None
+
+    def _begin_unshared(self) -> None:
+        """What a copy must not share with its original, or keep from it."""
+        self._name = f"slowmo.{next(_instances)}"
+        self._agreed_layout = None
+        self._buffer_average = BufferAverage()
+        self.stats = SyncStats()
+        self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
+
+    @property
+    def member(self) -> bool:
+        """Whether this rank trains in the process set; if not, its steps are local for good."""
+        return bool(self.process_set.included())
+
+    def before_step(self) -> None:
+        """Agree with the other ranks on one start, if that has not happened yet."""
+        if self.member:
+            self._agree()
+
+    def after_step(self, lrs: Sequence[Any]) -> None:
+        """Count one attempted step, taken at these learning rates; synchronise if that is due."""
+        if not self.member:
+            return
+        for rate, lr in zip(self._rates, lrs, strict=True):
+            rate.add(lr.detach() if isinstance(lr, Tensor) else lr)
+        due = self._schedule.tick()
+        if due is not None:
+            self._sync(due)
+
+    def flush(self) -> None:
+        """Synchronise now, unless a window has just begun."""
+        if self._schedule.position > 0 and self.member:
+            self._agree()
+            self._sync(Sync.FLUSH)
+
+    def _groups(self) -> list[list[Tensor]]:
+        return [group["params"] for group in self._inner.param_groups]
+
+    @torch.no_grad()
+    def _agree(self) -> None:
+        """Before the first step, and after a load or a new group: one start for all ranks.
+
+        Rank-equal: it runs when the optimizer is new, was loaded or has a new group, which a
+        script does on every rank; where some ranks loaded and others did not, all are here,
+        in their first step, and learn of it from the figures.
+        """
+        layout = tuple(map(len, self._groups()))
+        if layout == self._agreed_layout:
+            return
+        shapes = [tuple(param.shape) for group in self._groups() for param in group]
+        figures = figures_of(
+            self.config, self._schedule, has_slow_state=self._slow is not None, shapes=shapes
+        )
+        by_rank = gather_figures(
+            figures.values, name=f"{self._name}.figures", process_set=self.process_set
+        )
+        check_agreement(figures.names, by_rank)
+        self._take_anchor(root=min(by_rank))
+        self._rates += [MeanLearningRate() for _ in layout[len(self._rates) :]]
+        self._agreed_layout = layout
+
+    def _take_anchor(self, root: int) -> None:
+        """Anchor all parameters at the root's values, those that had an anchor at its anchor."""
+        slow = SlowModel(self._groups(), with_momentum=self.config.slow_momentum > 0)
+        new = set(slow.params())
+        if self._slow is not None:
+            known = {id(param) for param in self._slow.params().values()}
+            new = {where for where, param in slow.params().items() if id(param) not in known}
+            slow.inherit(self._slow)
+        flats = [bucket.anchor for bucket in slow.buckets]
+        before = [flat.clone() for flat in flats]
+        if hvd.rank() != root:
+            for flat in flats:
+                flat.zero_()
+        sum_(
+            flats,
+            flats[0][:0],
+            name=f"{self._name}.anchor",
+            compression=hvd.Compression.none,
+            process_set=self.process_set,
+        )
+        gaps = ((a - b).abs() for a, b in zip(flats, before, strict=True))
+        apart = max((gap.max().item() for gap in gaps if gap.numel()), default=0.0)
+        if apart > 0:
+            warnings.warn(
+                f"rank {hvd.rank()} started from other weights than rank {root} (up to {apart:.3g} "
+                f"apart) and takes rank {root}'s; call hvd.broadcast_parameters first",
+                stacklevel=5,
+            )
+        slow.restart(new)
+        self._slow = slow
+
+    @torch.no_grad()
+    def _sync(self, kind: Sync) -> None:
+        """Average the displacements, take the outer step, begin a window. A collective."""
+        begin = time.perf_counter()
+        slow = self._slow
+        assert slow is not None  # _agree made it
+        with torch.profiler.record_function("slowmo.sync"):
+            flats = slow.displacements(spare=3 + len(self._rates))
+            tail = flats[0][-3 - len(self._rates) :]
+            news = self._strategy == "average" and self._buffer_average.has_news(self._inner)
+            tail.copy_(
+                torch.tensor(
+                    [1, slow.squared_norm(flats), news, *(rate.mean for rate in self._rates)],
+                    dtype=torch.float64,
+                )
+            )
+            sent = sum_(
+                flats,
+                tail,
+                name=self._name,
+                compression=self._compression,
+                process_set=self.process_set,
+            )
+            workers, squares, news_count, *rates = tail.tolist()
+            gammas = tuple(rate / workers for rate in rates)
+            norm = slow.squared_norm(flats) ** 0.5 / workers
+            steps = [
+                PLAIN_AVERAGE if kind is Sync.WARMUP else outer_step(self.config, gamma)
+                for gamma in gammas
+            ]
+            slow.apply(flats, int(workers), steps)
+            del flats, tail
+            sent += self._begin_buffers(kind, int(workers), agree=news_count > 0)
+        record = SyncRecord(
+            kind=kind,
+            step=self._schedule.step,
+            window=self._schedule.window,
+            workers=int(workers),
+            learning_rates=gammas,
+            bytes=sent,
+            seconds=time.perf_counter() - begin,
+            displacement_norm=norm,
+            drift=max(squares / workers - norm**2, 0.0) ** 0.5,
+        )
+        self._schedule.end(kind)
+        for rate in self._rates:
+            rate.clear()
+        self.stats = self.stats.add(record)
+        for hook in self.hooks.values():
+            hook(record)
+
+    def _begin_buffers(self, kind: Sync, workers: int, *, agree: bool) -> int:
+        """Line 2 of Algorithm 1; return the bytes sent.
+
+        Rank-equal: strategy and kind are configuration and schedule, the rest came by allreduce.
+        """
+        if self._strategy == "reset" and not self._schedule.warming_up:
+            reset(self._inner)
+        if self._strategy != "average":
+            return 0
+        if agree and workers == self.process_set.size():  # a joined rank could not take part
+            self._buffer_average.agree(
+                self._inner, name=f"{self._name}.layout", process_set=self.process_set
+            )
+        return self._buffer_average.average(
+            self._inner,
+            name=f"{self._name}.buffers",
+            compression=self._compression,
+            process_set=self.process_set,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The slow state, as `slowmo_hvd.core.state` describes it; the tensors are live."""
+        slow = self._slow
+        return pack_state(
+            self.config,
+            self._schedule,
+            self._rates,
+            anchor=slow.anchors() if slow else {},
+            momentum=slow.momenta() if slow else {},
+        )
+
+    def check(self, saved: Any) -> None:
+        """Raise ValueError unless ``saved`` can be loaded as a whole; None can."""
+        if saved is not None:
+            shapes = [tuple(real(param).shape) for group in self._groups() for param in group]
+            check_state(saved, self.config, len(self._inner.param_groups), shapes)
+
+    @torch.no_grad()
+    def load(self, saved: Any) -> None:
+        """Take a checked slow state over, or begin afresh if it is None."""
+        self._begin_afresh()
+        if saved is None:
+            return
+        self._rates = unpack_counters(saved, self._schedule)
+        if saved["anchor"]:
+            self._slow = SlowModel(self._groups(), with_momentum=self.config.slow_momentum > 0)
+            self._slow.load(saved["anchor"], saved["momentum"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle."""
+        kept = dict(self.__dict__)
+        for name in ("_name", "_agreed_layout", "_buffer_average", "stats", "hooks"):
+            del kept[name]
+        # Horovod compares the global process set by identity: a copy of it would be another set.
+        if self.process_set is hvd.global_process_set:
+            kept["process_set"] = None
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.process_set is None:
+            self.process_set = hvd.global_process_set
+        self._begin_unshared()
