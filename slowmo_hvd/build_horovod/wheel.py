@@ -94,6 +94,9 @@ def build_environment(
         **variables,
         "PATH": os.pathsep.join(path),
         "MAKEFLAGS": f"-j{jobs}",
+        # Horovod and Gloo use uint8_t and the like without the header that declares them. Up to
+        # GCC 12 other headers brought it along; since then fewer do, and in GCC 15 hardly any.
+        "CXXFLAGS": f"{environ.get('CXXFLAGS', '')} -include cstdint".strip(),
         # CMake 4 refuses the old versions that Horovod's and Gloo's files name, unless told this.
         "CMAKE_POLICY_VERSION_MINIMUM": "3.5",
         # The import of TensorFlow that finds its headers prints to the output that CMake reads.

@@ -52,6 +52,7 @@ def test_the_build_sees_only_the_variables_that_the_key_knows() -> None:
         "HOROVOD_WITH_MPI": "1",
         "MAKEFLAGS": " --jobserver-auth=3,4 -j",
         "MAKELEVEL": "1",
+        "CXXFLAGS": "-g0",
     }
     variables = {"HOROVOD_WITH_GLOO": "1", "HOROVOD_CUDA_HOME": "/cuda"}
     assert build_environment(caller, variables, Path("/env/bin"), jobs=2) == {
@@ -60,6 +61,7 @@ def test_the_build_sees_only_the_variables_that_the_key_knows() -> None:
         "HOROVOD_WITH_GLOO": "1",
         "HOROVOD_CUDA_HOME": "/cuda",
         "MAKEFLAGS": "-j2",
+        "CXXFLAGS": "-g0 -include cstdint",
         "CMAKE_POLICY_VERSION_MINIMUM": "3.5",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
