@@ -1,0 +1,249 @@
+"""Algorithm 1 of the SlowMo paper in NumPy, for m virtual workers in one process.
+
+J. Wang, V. Tantia, N. Ballas, M. Rabbat, "SlowMo: Improving Communication-Efficient Distributed
+SGD with Slow Momentum", ICLR 2020, arXiv 1910.00643. Lines are those of its Algorithm 1.
+
+Written to be read beside the paper, in float64, and to be what the adapters are tested against;
+it shares the names of the configuration with them, and no arithmetic::
+
+    def gradient(worker, step, x):
+        return [x[0] - targets[worker]]                 # one array for each parameter group
+
+    config = SlowMoConfig(sync_period=4, slow_momentum=0.5)
+    for state in slowmo([np.zeros(3)], gradient, lambda step: [0.1], SGD(), config, 2, steps=20):
+        print(state.x[0])                               # worker 0 after each of its steps
+
+A parameter group is one array here. No array is changed in place.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from slowmo_hvd.core.config import SlowMoConfig
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Gradient: TypeAlias = Callable[[int, int, list[Array]], Sequence[npt.ArrayLike]]
+LearningRate: TypeAlias = Callable[[int], Sequence[float]]
+
+
+class Base(Protocol):
+    """A base optimizer, for one worker and one parameter group.
+
+    Attributes:
+        auto: the strategy that ``buffers="auto"`` stands for.
+        buffers: h, all that the base optimizer remembers but its step count; empty at first.
+    """
+
+    auto: str
+    buffers: list[Array]
+
+    def step(self, x: Array, gradient: Array, lr: float) -> Array:
+        """Line 4, x_{t,k+1} = x_{t,k} - γ d_{t,k}."""
+
+    def reset(self) -> None:
+        """Forget all, as before the first step."""
+
+
+@dataclasses.dataclass
+class SGD:
+    """Stochastic gradient descent with momentum, without dampening.
+
+    h ← μ h + g with d = h, or d = g + μ h in Nesterov's form: Sutskever, Martens, Dahl, Hinton,
+    "On the importance of initialization and momentum in deep learning", ICML 2013, equations 1
+    to 4, with the learning rate taken out of h, as torch.optim.SGD has it. Weight decay is the
+    gradient of λ‖x‖²/2.
+    """
+
+    momentum: float = 0.0  #: μ
+    nesterov: bool = False
+    weight_decay: float = 0.0  #: λ
+    auto: str = "reset"
+    buffers: list[Array] = dataclasses.field(default_factory=list)
+
+    def step(self, x: Array, gradient: Array, lr: float) -> Array:
+        """Line 4."""
+        g = gradient + self.weight_decay * x
+        h = self.buffers[0] if self.buffers else np.zeros_like(x)
+        h = self.momentum * h + g
+        self.buffers = [h]
+        d = g + self.momentum * h if self.nesterov else h
+        return x - lr * d
+
+    def reset(self) -> None:
+        """Forget the momentum."""
+        self.buffers = []
+
+
+@dataclasses.dataclass
+class Adam:
+    """Adam and, with decoupled weight decay, AdamW.
+
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv
+    1412.6980, Algorithm 1; I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization",
+    ICLR 2019, arXiv 1711.05101, Algorithm 2: line 6 adds the decay to the gradient (Adam), line
+    12 to the step (AdamW), there and in torch.optim.AdamW in proportion to the learning rate.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)  #: β₁ and β₂, no relatives of the slow momentum β
+    eps: float = 1e-8
+    weight_decay: float = 0.0  #: λ
+    decoupled: bool = False
+    auto: str = "maintain"
+    buffers: list[Array] = dataclasses.field(default_factory=list)
+    steps: int = 0  #: the exponent of the bias correction; not averaged, but reset
+
+    def step(self, x: Array, gradient: Array, lr: float) -> Array:
+        """Line 4."""
+        beta1, beta2 = self.betas
+        g = gradient if self.decoupled else gradient + self.weight_decay * x
+        m, v = self.buffers or (np.zeros_like(x), np.zeros_like(x))
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        self.buffers = [m, v]
+        self.steps += 1
+        m_hat = m / (1 - beta1**self.steps)
+        v_hat = v / (1 - beta2**self.steps)
+        d = m_hat / (np.sqrt(v_hat) + self.eps)
+        if self.decoupled:
+            d = d + self.weight_decay * x
+        return x - lr * d
+
+    def reset(self) -> None:
+        """Forget the moments, and the step count: without it they would stay biased towards 0."""
+        self.buffers = []
+        self.steps = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where the workers are after a local step and the sync, if it made one due.
+
+    Attributes:
+        step: local steps taken.
+        window: t, outer steps taken.
+        x: ``x[i][g]`` is x^i, group g of worker i.
+        anchor: ``anchor[g]`` is x_{t,0}.
+        momentum: ``momentum[g]`` is u_t.
+    """
+
+    step: int
+    window: int
+    x: list[list[Array]]
+    anchor: list[Array]
+    momentum: list[Array]
+
+
+def slowmo(
+    x0: Sequence[npt.ArrayLike],
+    gradient: Gradient,
+    lr: LearningRate,
+    base: Base,
+    config: SlowMoConfig,
+    workers: int,
+    *,
+    steps: int,
+    flush_after: Collection[int] = (),
+) -> Iterator[State]:
+    """Run Algorithm 1 and yield the state after every local step.
+
+    Args:
+        x0: x_{0,0}, one array for each parameter group.
+        gradient: ``gradient(worker, step, x)`` for each group of x; step counts from 0.
+        lr: ``lr(step)``, γ of each group in that step.
+        base: a fresh base optimizer; each worker has a copy for each group.
+        config: τ, α, β and the rest.
+        workers: m.
+        steps: local steps that each worker takes.
+        flush_after: numbers of local steps, counted from 1, after which the window ends early.
+    """
+    groups, ranks = range(len(x0)), range(workers)
+    anchor = [np.array(value, dtype=np.float64) for value in x0]  # the same on every worker
+    u = [np.zeros_like(value) for value in anchor]  # u_0 = 0
+    x = [list(anchor) for _ in ranks]
+    bases = [[copy.deepcopy(base) for _ in groups] for _ in ranks]
+    strategy = base.auto if config.buffers == "auto" else config.buffers
+    window = 0
+    rates: list[Sequence[float]] = []  # the window's learning rates so far
+
+    for step in range(steps):
+        rates.append(lr(step))
+        for i in ranks:  # line 4, on every worker at once
+            g = gradient(i, step, x[i])
+            x[i] = [
+                bases[i][j].step(x[i][j], np.asarray(g[j], dtype=np.float64), rates[-1][j])
+                for j in groups
+            ]
+
+        warming_up = step < config.warmup_steps
+        due = warming_up or len(rates) >= config.sync_period or step + 1 in flush_after
+        if warming_up:
+            # Post-local SGD: T. Lin, S. U. Stich, K. K. Patel, M. Jaggi, "Don't Use Large
+            # Mini-Batches, Use Local SGD", ICLR 2020, arXiv 1808.07217, section 3: up to a given
+            # step the workers average after every step. No window is open and u stays.
+            anchor = [mean([x[i][j] for i in ranks]) for j in groups]
+        elif due:
+            for j in groups:
+                x_bar = mean([x[i][j] for i in ranks])  # line 6, x_{t,τ}: the one ALLREDUCE
+                gamma = sum(rate[j] for rate in rates) / len(rates)
+                anchor[j], u[j] = outer_step(anchor[j], x_bar, u[j], gamma, config)
+            window += 1
+        if due:
+            x = [list(anchor) for _ in ranks]
+            rates = []
+            # Line 2. A reset is for the window that begins, and none does between the warm-up's
+            # steps; an average is for every sync.
+            if strategy == "reset" and step + 1 >= config.warmup_steps:
+                for of_groups in bases:
+                    for one in of_groups:
+                        one.reset()
+            if strategy == "average":
+                for j in groups:
+                    average_buffers([bases[i][j] for i in ranks])
+        yield copy.deepcopy(State(step + 1, window, x, anchor, u))
+
+
+def outer_step(
+    x0: Array, x_bar: Array, u: Array, gamma: float, config: SlowMoConfig
+) -> tuple[Array, Array]:
+    """Lines 7 and 8: x_{t+1,0} and u_{t+1} of one group.
+
+    The paper has one γ_t in a window. Where the learning rate changes inside it, γ_t here is the
+    window's mean, which may be 0: there is then nothing to divide by, u stays as it is, and x
+    takes the displacement as line 8 would with β = 0.
+
+    Args:
+        x0: x_{t,0}.
+        x_bar: x_{t,τ}, the workers' mean.
+        u: u_t.
+        gamma: γ_t.
+        config: α, β and the form of the step.
+    """
+    alpha, beta = config.slow_lr, config.slow_momentum
+    if gamma == 0:
+        return x0 - alpha * (x0 - x_bar), u
+    g = (x0 - x_bar) / gamma
+    u = beta * u + g  # line 7
+    # Nesterov's form is not in this paper. It is DiLoCo's outer step, on g as on a gradient:
+    # A. Douillard et al., arXiv 2311.08105, Algorithm 1, with the step of torch.optim.SGD.
+    d = g + beta * u if config.nesterov else u
+    return x0 - alpha * gamma * d, u  # line 8
+
+
+def average_buffers(bases: Sequence[Base]) -> None:
+    """Give the workers' base optimizers the mean of their buffers; a step count is none."""
+    means = [mean(of_all) for of_all in zip(*(base.buffers for base in bases), strict=True)]
+    for base in bases:
+        base.buffers = list(means)
+
+
+def mean(values: Sequence[Array]) -> Array:
+    """(1/m) Σ_i x^i."""
+    total = np.zeros_like(values[0])
+    for value in values:
+        total = total + value
+    return total / len(values)
