@@ -1,0 +1,21 @@
+"""Run every benchmark on two ranks of this machine: ``python -m benchmarks``."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("step_overhead", "sync_time", "memory")
+
+
+def main() -> int:
+    launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", "2"]
+    for name in BENCHMARKS:
+        command = [*launcher, sys.executable, "-m", f"benchmarks.{name}"]
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            print(f"benchmarks.{name} failed with exit code {code}", file=sys.stderr)
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
