@@ -1,0 +1,84 @@
+"""Every optimizer that the suite trains with inside SlowMo."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lion_pytorch import Lion
+from models import Bag, Linear
+from torch import Tensor, nn
+
+
+class SignMomentum(torch.optim.Optimizer):
+    """An optimizer as a user writes one: a float buffer, and an integer count of its own."""
+
+    def __init__(self, params: Any, lr: float = 0.01) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self.state[param]
+                state.setdefault("velocity", torch.zeros_like(param)).lerp_(param.grad, 0.3)
+                state["calls"] = state.get("calls", 0) + 1
+                param.sub_(state["velocity"].sign(), alpha=group["lr"] / state["calls"] ** 0.5)
+        return loss
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How to make one optimizer, and what it needs."""
+
+    make: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+    model: Callable[[torch.dtype], nn.Module] = Linear
+    closure: bool = False  # step() needs one
+    strategies: tuple[str, ...] = ("reset", "maintain", "average")
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+
+
+def _of(optimizer: type[torch.optim.Optimizer], **options: Any) -> Inner:
+    return Inner(lambda params: optimizer(params, **options))
+
+
+INNER = {
+    "ASGD": _of(torch.optim.ASGD, lr=0.1),
+    "Adadelta": _of(torch.optim.Adadelta, lr=1.0),
+    "Adafactor": _of(torch.optim.Adafactor, lr=0.05),
+    "Adagrad": _of(torch.optim.Adagrad, lr=0.1, initial_accumulator_value=0.1),
+    "Adam": _of(torch.optim.Adam, lr=0.05, amsgrad=True),
+    "AdamW": _of(torch.optim.AdamW, lr=0.05),
+    "Adamax": _of(torch.optim.Adamax, lr=0.05),
+    # Needs a closure. Its history has no counterpart on the other workers to average with.
+    "LBFGS": Inner(
+        lambda params: torch.optim.LBFGS(params, lr=0.2, max_iter=3),
+        closure=True,
+        strategies=("reset", "maintain"),
+    ),
+    "Muon": _of(torch.optim.Muon, lr=0.05),  # matrices only, which is what the model has
+    "NAdam": _of(torch.optim.NAdam, lr=0.05),
+    "RAdam": _of(torch.optim.RAdam, lr=0.05),
+    "RMSprop": _of(torch.optim.RMSprop, lr=0.02, momentum=0.9, centered=True),
+    "Rprop": _of(torch.optim.Rprop, lr=0.02),
+    "SGD": _of(torch.optim.SGD, lr=0.2, momentum=0.9, nesterov=True, weight_decay=0.01),
+    # Takes sparse gradients only, so it gets a model that has no others.
+    "SparseAdam": Inner(lambda params: torch.optim.SparseAdam(list(params), lr=0.05), model=Bag),
+    "lion-pytorch": Inner(lambda params: Lion(params, lr=0.01)),
+    "the user's own": Inner(lambda params: SignMomentum(params)),
+}
+
+#: Classes of torch.optim that train nothing.
+ABSTRACT = {"Optimizer"}
+
+
+def classes_in_torch() -> set[str]:
+    """The names of the classes that ``torch.optim`` exports."""
+    return {name for name, value in vars(torch.optim).items() if inspect.isclass(value)}
