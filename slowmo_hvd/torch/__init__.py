@@ -13,8 +13,10 @@ from horovod.torch import *
 
 from slowmo_hvd.core.schedule import Sync
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.torch.elastic_state import register_handler as _register_handler
 from slowmo_hvd.torch.functions import broadcast_optimizer_state
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
 from slowmo_hvd.torch.submodules import offer_submodules
 
 offer_submodules("horovod.torch", __name__)
+_register_handler()

@@ -1,9 +1,8 @@
 """The outer loop of Algorithm 1 around any torch optimizer: windows, agreement, synchronisation."""
 
-import itertools
 import time
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
 from slowmo_hvd.torch.exchange import gather_figures, sum_
 from slowmo_hvd.torch.slow_model import SlowModel, real
 
-_instances = itertools.count()  # for the names of collectives: no two loops may share one
+_loops_made: Counter[int] = Counter()  # by process set, whose ranks make theirs in one order
 
 
 class OuterLoop:
@@ -44,6 +43,9 @@ class OuterLoop:
         self._inner = inner
         self._strategy = resolve_strategy(config.buffers, inner)
         self._compression = compression
+        made = _loops_made[process_set.process_set_id]
+        _loops_made[process_set.process_set_id] += 1
+        self._name = f"slowmo.{process_set.process_set_id}.{made}"  # of collectives; its own
         self._begin_afresh()
         self._begin_unshared()
 
@@ -55,8 +57,7 @@ class OuterLoop:
         self._agreed_layout: tuple[int, ...] | None = None
 
     def _begin_unshared(self) -> None:
-        """What a copy must not share with its original, or keep from it."""
-        self._name = f"slowmo.{next(_instances)}"
+        """What a copy does not take from its original, other than a name: one rank may copy."""
         self._agreed_layout = None
         self._buffer_average = BufferAverage()
         self.stats = SyncStats()
@@ -247,7 +248,7 @@ class OuterLoop:
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
         kept = dict(self.__dict__)
-        for name in ("_name", "_agreed_layout", "_buffer_average", "stats", "hooks"):
+        for name in ("_agreed_layout", "_buffer_average", "stats", "hooks"):
             del kept[name]
         # Horovod compares the global process set by identity: a copy of it would be another set.
         if self.process_set is hvd.global_process_set:

@@ -5,6 +5,7 @@ momentum; and one for the displacements on the wire, on a GPU only while a sync 
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,10 @@ class Bucket:
         self.anchor = torch.empty(0)
         self.momentum: Tensor | None = None
         self._wire: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: the wire holds nothing between two syncs."""
+        return {**self.__dict__, "_wire": None}
 
     def add(self, position: int, param: Tensor, group: int) -> None:
         """Append a parameter of parameter group ``group``."""

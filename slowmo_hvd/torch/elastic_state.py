@@ -1,0 +1,25 @@
+"""SlowMo's optimizer in ``hvd.elastic.TorchState``: the slow state is synchronised too."""
+
+from horovod.torch.elastic.state import (
+    OptimizerStateHandler,
+    get_handler_registry,
+    set_handler_registry,
+)
+
+from slowmo_hvd.torch.functions import broadcast_optimizer_state
+from slowmo_hvd.torch.optimizer import DistributedOptimizer
+
+
+class SlowMoStateHandler(OptimizerStateHandler):  # type: ignore[misc]
+    """Saves and restores by state_dict, as Horovod's handler; synchronises by our broadcast."""
+
+    def sync(self) -> None:
+        """Give every rank rank 0's state. A collective."""
+        broadcast_optimizer_state(self.value, root_rank=0)
+
+
+def register_handler() -> None:
+    """Put our handler before Horovod's, which takes any torch optimizer, ours too."""
+    registry = get_handler_registry()
+    if (DistributedOptimizer, SlowMoStateHandler) not in registry:
+        set_handler_registry([(DistributedOptimizer, SlowMoStateHandler), *registry])
