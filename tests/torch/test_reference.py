@@ -1,0 +1,159 @@
+"""The adapter against the NumPy reference: every worker, after every step, local ones included."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from problem import SCHEDULES, STEPS, X0, assert_close, gradient, groups, parameters, take_step
+
+import slowmo_hvd.torch as hvd
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.reference import SGD, Adam, Base, slowmo
+
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+
+
+class Inner(NamedTuple):
+    torch: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+    numpy: Base
+
+
+INNER = {
+    "plain SGD": Inner(lambda groups: torch.optim.SGD(groups, lr=0.1), SGD()),
+    "SGD": Inner(
+        lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
+        SGD(momentum=0.9, weight_decay=0.1),
+    ),
+    "Nesterov SGD": Inner(
+        lambda groups: torch.optim.SGD(
+            groups, lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01
+        ),
+        SGD(momentum=0.8, nesterov=True, weight_decay=0.01),
+    ),
+    "Adam": Inner(
+        lambda groups: torch.optim.Adam(groups, betas=(0.8, 0.95), weight_decay=0.1),
+        Adam(betas=(0.8, 0.95), weight_decay=0.1),
+    ),
+    "AdamW": Inner(
+        lambda groups: torch.optim.AdamW(groups, betas=(0.8, 0.95), weight_decay=0.1),
+        Adam(betas=(0.8, 0.95), weight_decay=0.1, decoupled=True),
+    ),
+}
+BUFFERS = ("auto", "reset", "maintain", "average")
+
+
+class Course(NamedTuple):
+    """A learning-rate schedule, and what happens on the way."""
+
+    schedule: str
+    warmup_steps: int = 0
+    flush_after: tuple[int, ...] = ()
+    sync_period: int = 3
+
+
+COURSES = {
+    "constant": Course("constant"),
+    "decay": Course("decaying in and between windows", sync_period=4),
+    "from zero": Course("from zero", flush_after=(2, 7)),
+    "to zero": Course("to zero", warmup_steps=2),
+    "warm-up from zero": Course("from zero", warmup_steps=5),
+    "warm-up and flushes": Course(
+        # In the warm-up, at its end, where a window has one step, twice in a row, where it ends.
+        "decaying in and between windows",
+        warmup_steps=3,
+        flush_after=(1, 3, 4, 5, 8, 10),
+    ),
+    "every step": Course("constant", sync_period=1),
+}
+
+
+def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: torch.dtype) -> None:
+    params = parameters(dtype)
+    optimizer = hvd.DistributedOptimizer(inner.torch(groups(params)), **config.asdict())
+    schedule = SCHEDULES[course.schedule]
+    reference = slowmo(
+        X0,
+        gradient,
+        schedule,
+        inner.numpy,
+        config,
+        hvd.size(),
+        steps=STEPS,
+        flush_after=course.flush_after,
+    )
+    for step, expected in enumerate(reference):
+        take_step(optimizer, schedule(step), lambda x, step=step: gradient(hvd.rank(), step, x))
+        if step + 1 in course.flush_after:
+            optimizer.flush()
+        assert_close(params, expected.x[hvd.rank()], TOLERANCE[dtype])
+        slow = optimizer.state_dict()["slowmo"]
+        assert_close(list(slow["anchor"].values()), expected.anchor, TOLERANCE[dtype])
+        if config.slow_momentum > 0:
+            momentum = list(slow["momentum"].values())
+            assert_close(momentum, expected.momentum, 30 * TOLERANCE[dtype])  # d̄/γ loses digits
+        assert (slow["step"], slow["window"]) == (expected.step, expected.window)
+
+
+# Inner optimizer, buffers, course and outer Nesterov: of all combinations, so many that every pair
+# of settings occurs, but for a fifth of those of inner optimizer and course.
+PLANS = [
+    (list(INNER)[(i + j) % len(INNER)], buffers, course, (i + j) % 2 == 1)
+    for (i, buffers), (j, course) in itertools.product(enumerate(BUFFERS), enumerate(COURSES))
+]
+
+
+@pytest.mark.parametrize(("name", "buffers", "course", "nesterov"), PLANS)
+def test_matches_the_reference(name: str, buffers: str, course: str, nesterov: bool) -> None:
+    config = SlowMoConfig(
+        sync_period=COURSES[course].sync_period,
+        slow_lr=0.7 if nesterov else 0.9,
+        slow_momentum=0.9 if nesterov else 0.6,
+        nesterov=nesterov,
+        buffers=buffers,
+        warmup_steps=COURSES[course].warmup_steps,
+    )
+    check(config, INNER[name], COURSES[course], torch.float64)
+
+
+@pytest.mark.parametrize(("name", "buffers", "course", "nesterov"), PLANS[::5])
+def test_matches_the_reference_in_single_precision(
+    name: str, buffers: str, course: str, nesterov: bool
+) -> None:
+    config = SlowMoConfig(
+        sync_period=COURSES[course].sync_period,
+        slow_momentum=0.6,
+        nesterov=nesterov,
+        buffers=buffers,
+        warmup_steps=COURSES[course].warmup_steps,
+    )
+    check(config, INNER[name], COURSES[course], torch.float32)
+
+
+@pytest.mark.parametrize("course", ["to zero", "warm-up and flushes"])
+def test_matches_the_reference_without_slow_momentum(course: str) -> None:
+    config = SlowMoConfig(
+        sync_period=COURSES[course].sync_period,
+        slow_lr=0.5,
+        slow_momentum=0.0,
+        warmup_steps=COURSES[course].warmup_steps,
+    )
+    check(config, INNER["SGD"], COURSES[course], torch.float64)
+
+
+@pytest.mark.parametrize("buffers", ["reset", "auto", "average"])
+def test_restarting_adam_at_the_end_of_a_window_takes_its_step_count_back(buffers: str) -> None:
+    params = parameters()
+    inner = torch.optim.Adam(groups(params))
+    optimizer = hvd.DistributedOptimizer(inner, sync_period=2, buffers=buffers)
+    counts = []
+    for step in range(5):
+        take_step(optimizer, (0.1, 0.1), lambda x, step=step: gradient(hvd.rank(), step, x))
+        counts.append(
+            [int(inner.state[param]["step"]) if param in inner.state else 0 for param in params]
+        )
+    expected = [1, 0, 1, 0, 1] if buffers == "reset" else [1, 2, 3, 4, 5]
+    assert counts == [[count] * 2 for count in expected]
