@@ -1,0 +1,152 @@
+"""Ranks that differ learn of it, all alike: which setting, which ranks, and both values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from slowmo_hvd.core.agreement import check_agreement, figures_of
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.schedule import Schedule
+
+SHAPES: Sequence[Sequence[int]] = ((3,), (2, 2))
+
+
+def figures(
+    *,
+    schedule: dict[str, int] | None = None,
+    has_slow_state: bool = False,
+    shapes: Sequence[Sequence[int]] = SHAPES,
+    **settings: Any,
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    config = SlowMoConfig(**settings)
+    counters = Schedule(config.sync_period, config.warmup_steps, **(schedule or {}))
+    made = figures_of(config, counters, has_slow_state=has_slow_state, shapes=shapes)
+    return made.names, made.values
+
+
+def complaint(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The error where ranks 0 and 1 have ``ours`` and rank 2 has ``theirs``."""
+    names, mine = figures(**ours)
+    _, other = figures(**theirs)
+    with pytest.raises(ValueError, match="the ranks differ") as caught:
+        check_agreement(names, {0: mine, 1: mine, 2: other})
+    return str(caught.value)
+
+
+def test_equal_ranks_agree() -> None:
+    names, values = figures(buffers="average", nesterov=True, schedule={"step": 7})
+    check_agreement(names, dict.fromkeys(range(4), values))
+
+
+def test_one_rank_agrees_with_itself() -> None:
+    names, values = figures()
+    check_agreement(names, {5: values})
+
+
+def test_the_figures_have_names_and_are_numbers_for_the_wire() -> None:
+    names, values = figures()
+    assert len(names) == len(values) == len(set(names))
+    assert all(type(value) is float for value in values)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs", "said"),
+    [
+        ("sync_period", 12, 24, "12 on rank 0, 24 on rank 2"),
+        ("slow_lr", 1.0, 0.5, "1 on rank 0, 0.5 on rank 2"),
+        ("slow_momentum", 0.5, 0.25, "0.5 on rank 0, 0.25 on rank 2"),
+        ("nesterov", False, True, "0 on rank 0, 1 on rank 2"),
+        ("warmup_steps", 0, 100, "0 on rank 0, 100 on rank 2"),
+        ("buffers", "reset", "average", "'reset' on rank 0, 'average' on rank 2"),
+    ],
+)
+def test_an_unequal_setting_is_named_with_both_ranks_and_values(
+    name: str, ours: Any, theirs: Any, said: str
+) -> None:
+    assert f"differ in {name}: {said}" in complaint({name: ours}, {name: theirs})
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("steps taken", {"step": 6}),
+        ("window", {"window": 2}),
+        ("position in the window", {"position": 1}),
+    ],
+)
+def test_an_unequal_position_says_how_to_share_a_checkpoint(
+    name: str, theirs: dict[str, int]
+) -> None:
+    message = complaint({}, {"schedule": theirs})
+    (value,) = theirs.values()
+    assert f"differ in {name}: 0 on rank 0, {value} on rank 2" in message
+    assert "hvd.broadcast_optimizer_state(optimizer, root_rank=0)" in message
+
+
+def test_a_slow_state_on_some_ranks_only_says_how_to_share_it() -> None:
+    message = complaint({}, {"has_slow_state": True})
+    assert "hvd.broadcast_optimizer_state(optimizer, root_rank=0)" in message
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (((3,),), "number of parameters: 2 on rank 0, 1 on rank 2"),
+        (((3,), (2, 3)), "number of elements: 7 on rank 0, 9 on rank 2"),
+    ],
+)
+def test_another_size_of_model_is_told_with_both_sizes(
+    theirs: Sequence[Sequence[int]], said: str
+) -> None:
+    assert said in complaint({}, {"shapes": theirs})
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        ((2, 2), (3,)),  # another order
+        ((3,), (4,)),  # another shape of as many elements
+        ((3,), (1, 4)),
+        ((3, 1), (2, 2)),
+        ((), (2, 3)),  # 1 + 6 elements
+    ],
+)
+def test_another_model_of_the_same_size_is_noticed(theirs: Sequence[Sequence[int]]) -> None:
+    message = complaint({}, {"shapes": theirs})
+    assert "order or shapes of the parameters" in message
+    assert "rank 2 has another model than rank 0" in message
+
+
+def test_where_one_size_ends_and_the_next_begins_matters() -> None:
+    message = complaint({"shapes": ((1, 2), (3,))}, {"shapes": ((1,), (2, 3))})
+    assert "number of elements" in message
+    message = complaint({"shapes": ((2,), (1, 2))}, {"shapes": ((2, 1), (2,))})
+    assert "order or shapes" in message
+
+
+def test_every_rank_raises_the_same_error_against_the_lowest_rank_left() -> None:
+    names, mine = figures()
+    _, other = figures(sync_period=3)
+    # Rank 0 has joined; the order in which the others came does not matter.
+    for by_rank in ({1: mine, 2: other, 3: other}, {3: other, 2: other, 1: mine}):
+        with pytest.raises(ValueError, match="12 on rank 1, 3 on rank 2"):
+            check_agreement(names, by_rank)
+
+
+@pytest.mark.xfail(strict=True, reason="the values are rounded to six digits")
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ({"slow_lr": 0.7}, {"slow_lr": 0.7000001}, "0.7 on rank 0, 0.7000001 on rank 2"),
+        (
+            {"schedule": {"step": 1_000_000}},
+            {"schedule": {"step": 1_000_001}},
+            "1000000 on rank 0, 1000001 on rank 2",
+        ),
+    ],
+)
+def test_values_that_differ_by_little_do_not_read_as_equal(
+    ours: dict[str, Any], theirs: dict[str, Any], said: str
+) -> None:
+    assert said in complaint(ours, theirs)

@@ -1,0 +1,98 @@
+"""What an import brings along, and what it says without Horovod: in interpreters of their own."""
+
+import pkgutil
+import sys
+
+import pytest
+from launch import run
+
+import slowmo_hvd.core
+
+CORE = sorted(
+    module.name for module in pkgutil.iter_modules(slowmo_hvd.core.__path__, "slowmo_hvd.core.")
+)
+
+WATCH = """
+import importlib, importlib.abc, sys
+
+tried = set()
+
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        tried.add(name.partition(".")[0])
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+def python(code: str, timeout: float = 40) -> str:
+    done = run([sys.executable, "-c", code], timeout=timeout)
+    assert done.returncode == 0, done.stdout
+    return done.stdout.strip()
+
+
+def test_the_core_imports_no_framework_and_no_horovod() -> None:
+    imports = "".join(f"import {name}\n" for name in CORE)
+    tried = "print(sorted(tried & {'torch', 'tensorflow', 'keras', 'jax', 'horovod'}))"
+    assert "slowmo_hvd.core.reference" in CORE
+    assert python(WATCH + imports + tried) == "[]"
+
+
+def test_numpy_is_needed_for_the_reference_alone() -> None:
+    imports = "".join(f"import {name}\n" for name in CORE if not name.endswith(".reference"))
+    assert python(WATCH + imports + "print('numpy' in tried)") == "False"
+
+
+@pytest.mark.limit(130)  # it imports torch, which takes long on a busy machine
+def test_the_pytorch_adapter_does_not_import_tensorflow() -> None:
+    code = WATCH + "import slowmo_hvd.torch\n"
+    code += "print('torch' in sys.modules, {'tensorflow', 'keras'} & set(sys.modules))"
+    assert python(code, timeout=120) == "True set()"
+
+
+def test_importing_the_package_alone_imports_nothing_of_it() -> None:
+    code = "import sys, slowmo_hvd\n"
+    code += "print([name for name in sys.modules if name.startswith('slowmo_hvd.')])"
+    assert python(code) == "[]"
+
+
+@pytest.mark.parametrize("framework", ["torch", "tensorflow"])
+def test_without_horovod_one_sentence_says_how_to_build_it(framework: str) -> None:
+    output = python(
+        "import sys\n"
+        "sys.modules['horovod'] = None\n"
+        "from slowmo_hvd.core.horovod import require_horovod\n"
+        "try:\n"
+        f"    require_horovod({framework!r})\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    assert output.startswith(f"slowmo_hvd.{framework} needs Horovod, ")
+    assert "run `python -m slowmo_hvd.build_horovod`" in output
+    assert "\n" not in output
+
+
+def test_importing_the_pytorch_adapter_without_horovod_says_so() -> None:
+    done = run(
+        [sys.executable, "-c", "import sys; sys.modules['horovod'] = None; import slowmo_hvd.torch"]
+    )
+    assert done.returncode == 1
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("ImportError: slowmo_hvd.torch needs Horovod, ")
+
+
+def test_a_horovod_that_was_built_for_another_framework_is_told_apart() -> None:
+    output = python(
+        "import sys, types\n"
+        "for name in ('horovod', 'horovod.common', 'horovod.common.util'):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "sys.modules['horovod.common.util'].extension_available = lambda name: name == 'torch'\n"
+        "from slowmo_hvd.core.horovod import require_horovod\n"
+        "require_horovod('torch')\n"
+        "try:\n"
+        "    require_horovod('tensorflow')\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    assert output.startswith("the installed Horovod was not built for tensorflow; ")
+    assert "python -m slowmo_hvd.build_horovod" in output

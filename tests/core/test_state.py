@@ -1,0 +1,253 @@
+"""The slow state's schema: lossless, and every kind of damage is refused before it is used."""
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
+from slowmo_hvd.core.state import STATE_VERSION, check_state, pack_state, unpack_counters
+
+CONFIG = SlowMoConfig(sync_period=4, slow_momentum=0.5, slow_lr=0.75, warmup_steps=2)
+SHAPES = [(3,), (2, 2)]
+
+
+def tensors() -> dict[int, Any]:
+    return {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES)}
+
+
+def state(config: SlowMoConfig = CONFIG, **changes: Any) -> dict[str, Any]:
+    """A good state in the middle of the fourth window, with ``changes``."""
+    schedule = Schedule(config.sync_period, config.warmup_steps, step=17, window=3, position=3)
+    rates = [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
+    momentum = tensors() if config.slow_momentum > 0 else {}
+    return pack_state(config, schedule, rates, tensors(), momentum) | changes
+
+
+def check(saved: Any, config: SlowMoConfig = CONFIG) -> None:
+    check_state(saved, config, groups=2, shapes=SHAPES)
+
+
+def complaint(saved: Any, config: SlowMoConfig = CONFIG) -> str:
+    with pytest.raises(ValueError, match=r"^cannot load this SlowMo state: ") as caught:
+        check(saved, config)
+    return str(caught.value)
+
+
+# ---- lossless --------------------------------------------------------------------------------
+
+
+def test_a_state_is_good_and_gives_back_every_counter() -> None:
+    saved = state()
+    check(saved)
+    schedule = Schedule(CONFIG.sync_period, CONFIG.warmup_steps)
+    rates = unpack_counters(saved, schedule)
+    assert schedule == Schedule(4, 2, step=17, window=3, position=3)
+    assert rates == [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
+    again = pack_state(CONFIG, schedule, rates, saved["anchor"], saved["momentum"])
+    assert again == saved
+
+
+def test_the_state_before_the_first_step_is_good() -> None:
+    rates = [MeanLearningRate(), MeanLearningRate()]
+    check(pack_state(CONFIG, Schedule(4, 2), rates, {}, {}))
+
+
+def test_the_state_without_slow_momentum_is_good() -> None:
+    local = SlowMoConfig(sync_period=4, slow_momentum=0)
+    check(state(local), local)
+
+
+def test_the_state_is_builtins_but_for_its_tensors() -> None:
+    saved = state() | {"anchor": {}, "momentum": {}}
+    assert json.loads(json.dumps(saved)) == saved
+    assert set(map(type, itertools.chain(saved["lr_total"], saved["lr_steps"]))) == {float, int}
+
+
+def test_learning_rates_that_are_containers_are_saved_as_floats() -> None:
+    rates = [MeanLearningRate(np.float32(0.5), 3)]
+    saved = pack_state(CONFIG, Schedule(4), rates, {}, {})
+    assert [type(total) for total in saved["lr_total"]] == [float]
+
+
+def test_a_state_keeps_its_own_dicts() -> None:
+    anchor = tensors()
+    saved = pack_state(CONFIG, Schedule(4), [], anchor, {})
+    anchor.clear()
+    assert set(saved["anchor"]) == {0, 1}
+
+
+@pytest.mark.xfail(strict=True, reason="the position then exceeds the sync period by one")
+def test_a_state_saved_after_two_syncs_that_failed_is_good() -> None:
+    schedule = Schedule(CONFIG.sync_period)
+    for _ in range(CONFIG.sync_period + 1):
+        schedule.tick()
+    rates = [MeanLearningRate(0.5, schedule.position)] * 2
+    check(pack_state(CONFIG, schedule, rates, tensors(), tensors()))
+
+
+# ---- damaged ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("saved", [[], "state", 3, {1, 2}])
+def test_what_is_no_dict_is_refused(saved: Any) -> None:
+    assert f"it is a {type(saved).__name__}, not a dict" in complaint(saved)
+
+
+@pytest.mark.parametrize("key", state())
+def test_a_missing_key_is_refused(key: str) -> None:
+    saved = state()
+    del saved[key]
+    complaint(saved)
+
+
+@pytest.mark.parametrize("key", state())
+@pytest.mark.parametrize("junk", [None, "junk", -1, 0.5, math.nan, [], [None, None], {"x": 1}])
+def test_junk_under_any_key_is_refused(key: str, junk: Any) -> None:
+    complaint(state() | {key: junk})
+
+
+def test_an_unknown_key_is_refused_and_named() -> None:
+    assert "'velocity'" in complaint(state(velocity=1))
+
+
+def test_keys_that_are_no_strings_are_refused() -> None:
+    complaint(state() | {3: 4})
+
+
+def test_another_version_is_refused_and_a_newer_one_says_to_upgrade() -> None:
+    assert "upgrade slowmo_hvd" in complaint(state(version=STATE_VERSION + 1))
+    assert "upgrade" not in complaint(state(version=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sync_period", 8),
+        ("slow_lr", 1.0),
+        ("slow_momentum", 0.25),
+        ("nesterov", True),
+        ("buffers", "average"),
+        ("warmup_steps", 0),
+    ],
+)
+def test_another_configuration_is_refused_with_both_values_and_two_ways_out(
+    name: str, value: Any
+) -> None:
+    saved = state()
+    ours = saved["config"][name]
+    saved["config"][name] = value
+    message = complaint(saved)
+    assert f"saved with {name}={value!r} and this optimizer has {name}={ours!r}" in message
+    assert f"build the optimizer with {name}={value!r}" in message
+    assert "without its" in message
+
+
+@pytest.mark.parametrize("name", CONFIG.asdict())
+def test_a_setting_that_is_missing_or_of_another_type_is_refused(name: str) -> None:
+    without = state()
+    del without["config"][name]
+    complaint(without)
+    other = state()
+    other["config"][name] = None
+    complaint(other)
+
+
+def test_a_setting_that_equals_ours_but_for_its_type_is_refused() -> None:
+    saved = state()
+    saved["config"]["nesterov"] = 0
+    complaint(saved)
+
+
+@pytest.mark.parametrize("name", ["step", "window", "position"])
+@pytest.mark.parametrize("value", [-1, 2.0, True, None, "3"])
+def test_a_counter_that_is_no_count_is_refused_and_named(name: str, value: Any) -> None:
+    assert f"{name} is {value!r}, not an int >= 0" in complaint(state(**{name: value}))
+
+
+def test_a_position_past_the_window_is_refused() -> None:
+    assert "position is 5, past the window's 4 steps" in complaint(state(position=5))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_total": [0.1]},
+        {"lr_steps": [1, 1, 1]},
+        {"lr_total": [0.1, math.inf]},
+        {"lr_total": [0.1, math.nan]},
+        {"lr_total": [0.1, 1]},
+        {"lr_total": (0.1, 0.2)},
+        {"lr_steps": [1, -1]},
+        {"lr_steps": [1, 1.0]},
+        {"lr_steps": [1, True]},
+        {"lr_steps": {0: 1, 1: 1}},
+    ],
+)
+def test_damaged_learning_rates_are_refused(changes: dict[str, Any]) -> None:
+    (name,) = changes
+    assert name in complaint(state(**changes))
+
+
+def test_another_number_of_groups_is_told_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match="2 entries and the optimizer has 3 parameter groups"):
+        check_state(state(), CONFIG, groups=3, shapes=SHAPES)
+
+
+def drop(position: int) -> Callable[[dict[int, Any]], None]:
+    return lambda of_all: of_all.__delitem__(position)
+
+
+def put(position: Any, value: Any) -> Callable[[dict[Any, Any]], None]:
+    return lambda of_all: of_all.__setitem__(position, value)
+
+
+@pytest.mark.parametrize("name", ["anchor", "momentum"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        drop(0),
+        drop(1),
+        put(2, np.zeros(3)),
+        put("0", np.zeros(3)),
+        put(0, np.zeros(4)),
+        put(0, np.zeros((3, 1))),
+        put(1, np.zeros(4)),  # as many elements, another shape
+        put(1, [[0.0, 0.0], [0.0, 0.0]]),
+        put(1, None),
+    ],
+)
+def test_damaged_tensors_are_refused_and_named(name: str, damage: Callable[[Any], None]) -> None:
+    saved = copy.deepcopy(state())
+    damage(saved[name])
+    assert f"{name}" in complaint(saved)
+
+
+def test_a_momentum_without_an_anchor_is_refused() -> None:
+    assert "no anchor" in complaint(state(anchor={}))
+
+
+def test_an_anchor_without_its_momentum_is_refused() -> None:
+    assert "momentum is missing" in complaint(state(momentum={}))
+
+
+def test_a_momentum_where_there_is_none_to_keep_is_refused() -> None:
+    local = SlowMoConfig(sync_period=4, slow_momentum=0)
+    assert "β = 0" in complaint(state(local) | {"momentum": tensors()}, local)
+
+
+def test_steps_without_an_anchor_are_refused() -> None:
+    assert "no anchor" in complaint(state(anchor={}, momentum={}))
+
+
+def test_a_good_state_is_not_changed_by_the_check() -> None:
+    saved = state()
+    before = copy.deepcopy(saved)
+    check(saved)
+    assert str(saved) == str(before)
