@@ -1,10 +1,26 @@
 """What must be equal on all ranks before they may train together, and the error when it is not."""
 
 import dataclasses
+import math
+import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
+from slowmo_hvd import __version__
 from slowmo_hvd.core.config import BUFFER_STRATEGIES, SlowMoConfig
 from slowmo_hvd.core.schedule import Schedule
+
+Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
+
+#: Figures that tell only whether something is equal, and what a rank has if it is not.
+_FINGERPRINTS = {
+    "slowmo_hvd's version": "another",
+    "compression": "another",
+    "order or shapes of the parameters": "another model",
+    "dtypes of the parameters": "others",
+    "parameter groups": "others",
+}
+_POSITION = ("whether there is a slow state", "steps taken", "window", "position in the window")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +36,33 @@ def figures_of(
     schedule: Schedule,
     *,
     has_slow_state: bool,
-    shapes: Sequence[Sequence[int]],
+    compression: str,
+    groups: Sequence[Sequence[Parameter]],
 ) -> Figures:
-    """The numbers that must be equal: ``shapes`` are the parameters', in the optimizer's order."""
-    sizes = [_product(shape) for shape in shapes]
+    """The numbers that must be equal.
+
+    Args:
+        config: all of it is compared.
+        schedule: its counters are.
+        has_slow_state: whether this rank has an anchor already.
+        compression: a name of how displacements are compressed.
+        groups: shape and dtype of each parameter, in each parameter group.
+    """
+    shapes = [shape for group in groups for shape, _ in group]
     figures = {
+        "slowmo_hvd's version": _fingerprint(__version__),
         **{name: value for name, value in config.asdict().items() if name != "buffers"},
         "buffers": BUFFER_STRATEGIES.index(config.buffers),
+        "compression": _fingerprint(compression),
         "whether there is a slow state": has_slow_state,
         "steps taken": schedule.step,
         "window": schedule.window,
         "position in the window": schedule.position,
-        "number of parameters": len(sizes),
-        "number of elements": sum(sizes),
+        "number of parameters": len(shapes),
+        "number of elements": sum(map(math.prod, shapes)),
         "order or shapes of the parameters": _fingerprint(shapes),
+        "dtypes of the parameters": _fingerprint([dtype for group in groups for _, dtype in group]),
+        "parameter groups": _fingerprint([len(group) for group in groups]),
     }
     return Figures(tuple(figures), tuple(float(value) for value in figures.values()))
 
@@ -53,34 +82,25 @@ def check_agreement(names: Sequence[str], by_rank: Mapping[int, Sequence[float]]
 
 
 def _disagreement(name: str, root: int, ours: float, rank: int, theirs: float) -> str:
+    said = f"the ranks differ in {name}: "
+    if name in _FINGERPRINTS:
+        return said + f"rank {rank} has {_FINGERPRINTS[name]} than rank {root}"
     if name == "buffers":
         first, other = BUFFER_STRATEGIES[int(ours)], BUFFER_STRATEGIES[int(theirs)]
-        return f"the ranks differ in buffers: {first!r} on rank {root}, {other!r} on rank {rank}"
-    if name == "order or shapes of the parameters":
-        return f"the ranks differ in the {name}: rank {rank} has another model than rank {root}"
+        return said + f"{first!r} on rank {root}, {other!r} on rank {rank}"
     cure = "use the same script and arguments on every rank"
-    if name in ("whether there is a slow state", "steps taken", "window", "position in the window"):
+    if name in _POSITION:
         cure = (
             "after loading a checkpoint on some ranks only, call "
             "hvd.broadcast_optimizer_state(optimizer, root_rank=0) on all"
         )
-    return f"the ranks differ in {name}: {ours:g} on rank {root}, {theirs:g} on rank {rank}; {cure}"
+    return said + f"{_plain(ours)} on rank {root}, {_plain(theirs)} on rank {rank}; {cure}"
 
 
-def _product(shape: Sequence[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
+def _plain(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _fingerprint(shapes: Sequence[Sequence[int]]) -> int:
-    """A number below 2**31 that differs, but for rare chance, between unequal lists of shapes.
-
-    A polynomial hash rather than ``hash``, whose value is no promise between two interpreters.
-    """
-    value = 0
-    for shape in shapes:
-        for size in (*shape, -1):
-            value = (value * 1_000_003 + size + 2) % 2_147_483_647
-    return value
+def _fingerprint(value: Any) -> int:
+    # Not hash(): its value is no promise between two interpreters. Exact in a float64.
+    return zlib.crc32(repr(value).encode())

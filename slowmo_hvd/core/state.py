@@ -63,10 +63,10 @@ def check_state(
     _check_config(state["config"], config)
     for name in _COUNTERS:
         _require(_is_count(state[name]), f"{name} is {state[name]!r}, not an int >= 0")
-    _require(
-        state["position"] <= config.sync_period,
-        f"position is {state['position']}, past the window's {config.sync_period} steps",
-    )
+    for name in ("position", "window"):
+        _require(
+            state[name] <= state["step"], f"{name} is {state[name]} after {state['step']} steps"
+        )
     _check_rates(state["lr_total"], state["lr_steps"], groups)
     _check_tensors("anchor", state["anchor"], shapes)
     _check_tensors("momentum", state["momentum"], shapes)

@@ -43,13 +43,18 @@ def check_inner(optimizer: Any) -> None:
 def check_names(
     named_parameters: Iterable[tuple[str, Tensor]] | None, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Raise ValueError unless the names are unique and cover all of the optimizer's parameters.
+    """Raise unless the names are unique and cover all of the optimizer's parameters.
 
     As Horovod's DistributedOptimizer checks them; SlowMo itself goes by position.
     """
     if named_parameters is None:
         return
-    named = list(named_parameters)
+    try:
+        named = list(named_parameters)
+    except TypeError:
+        raise TypeError(
+            f"named_parameters must be (name, parameter) pairs, got {named_parameters!r}"
+        ) from None
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in named):
         raise ValueError(
             "named_parameters must be a sequence of (name, parameter) tuples, usually "
@@ -79,7 +84,12 @@ def op_name(op: Any) -> str:
 
 
 def check_process_set(process_set: Any) -> None:
-    """Raise ValueError unless Horovod is initialised and knows the process set."""
+    """Raise TypeError or ValueError unless Horovod is initialised and knows the process set."""
+    if not isinstance(process_set, hvd.ProcessSet):
+        raise TypeError(
+            "process_set must be hvd.global_process_set or what hvd.add_process_set returned, "
+            f"got {process_set!r}"
+        )
     if not hvd.is_initialized():
         raise ValueError("Horovod has not been initialised; call hvd.init() first")
     if process_set.size() is None:
@@ -87,3 +97,19 @@ def check_process_set(process_set: Any) -> None:
             f"{process_set} is not known to Horovod; call hvd.add_process_set(...) on every rank "
             "and give what it returns"
         )
+
+
+def check_compression(compression: Any) -> None:
+    """Raise TypeError unless ``compression`` is a Horovod compressor."""
+    methods = (getattr(compression, name, None) for name in ("compress", "decompress"))
+    if not all(map(callable, methods)):
+        raise TypeError(
+            "compression must be hvd.Compression.none, hvd.Compression.fp16 or a class with "
+            f"their two methods, got {compression!r}"
+        )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")

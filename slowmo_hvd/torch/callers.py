@@ -1,4 +1,4 @@
-"""Calls of step() that are not training.
+"""Who called: the user's script, or code that calls step() for other reasons than training.
 
 Both Horovod's own ``broadcast_optimizer_state`` and torch's distributed checkpoint fill an empty
 optimizer state by zero gradients and a call of ``step()``, on those ranks alone whose state is
@@ -10,6 +10,7 @@ import sys
 from types import FrameType
 
 _INITIALISERS = frozenset({"horovod.torch.functions", "torch.distributed.checkpoint.state_dict"})
+_NOT_USERS = frozenset({"slowmo_hvd", "torch", "contextlib"})
 _DEPTH = 8  # wrappers of torch and of schedulers between them and us
 
 
@@ -23,3 +24,15 @@ def is_initialising_state() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def stack_level_of_user() -> int:
+    """The ``stacklevel`` at which a warning points at the line outside torch and this package.
+
+    From the function that calls this one.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_USERS:
+        frame, level = frame.f_back, level + 1
+    return level

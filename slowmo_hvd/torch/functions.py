@@ -4,6 +4,7 @@ from typing import Any
 
 import horovod.torch as hvd
 import torch
+from horovod.torch.functions import *  # noqa: F403
 from torch import Tensor
 
 from slowmo_hvd.torch.optimizer import DistributedOptimizer

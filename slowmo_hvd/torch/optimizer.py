@@ -15,7 +15,14 @@ from slowmo_hvd.core.arguments import check_backward_passes, check_op, refuse_gr
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch import gradients
-from slowmo_hvd.torch.arguments import check_inner, check_names, check_process_set, op_name
+from slowmo_hvd.torch.arguments import (
+    check_compression,
+    check_flag,
+    check_inner,
+    check_names,
+    check_process_set,
+    op_name,
+)
 from slowmo_hvd.torch.callers import is_initialising_state
 from slowmo_hvd.torch.outer_loop import OuterLoop
 
@@ -109,6 +116,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             buffers=buffers,
             warmup_steps=warmup_steps,
         )
+        check_compression(compression)
+        check_flag("sparse_as_dense", sparse_as_dense)
         check_process_set(process_set)
         self._inner = optimizer
         self._sparse_as_dense = sparse_as_dense
@@ -253,9 +262,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
         It is called on the ranks that registered it, so it must not communicate unless all did.
 
+        Raises:
+            TypeError: ``hook`` cannot be called.
+
         Returns:
             A handle whose ``remove()`` takes the hook back.
         """
+        if not callable(hook):
+            raise TypeError(f"hook must be callable, got {hook!r}")
         handle = RemovableHandle(self._outer.hooks)
         self._outer.hooks[handle.id] = hook
         return handle

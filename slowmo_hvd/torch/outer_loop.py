@@ -17,10 +17,11 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.state import check_state, pack_state, unpack_counters
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
+from slowmo_hvd.torch.callers import stack_level_of_user
 from slowmo_hvd.torch.exchange import gather_figures, sum_
 from slowmo_hvd.torch.slow_model import SlowModel, real
 
-_loops_made: Counter[int] = Counter()  # by process set, whose ranks make theirs in one order
+_loops_made: Counter[int] = Counter()  # by process set
 
 
 class OuterLoop:
@@ -43,9 +44,8 @@ class OuterLoop:
         self._inner = inner
         self._strategy = resolve_strategy(config.buffers, inner)
         self._compression = compression
-        made = _loops_made[process_set.process_set_id]
+        self._serial = _loops_made[process_set.process_set_id]
         _loops_made[process_set.process_set_id] += 1
-        self._name = f"slowmo.{process_set.process_set_id}.{made}"  # of collectives; its own
         self._begin_afresh()
         self._begin_unshared()
 
@@ -57,7 +57,7 @@ class OuterLoop:
         self._agreed_layout: tuple[int, ...] | None = None
 
     def _begin_unshared(self) -> None:
-        """What a copy does not take from its original, other than a name: one rank may copy."""
+        """What a copy does not take from its original."""
         self._agreed_layout = None
         self._buffer_average = BufferAverage()
         self.stats = SyncStats()
@@ -103,27 +103,39 @@ class OuterLoop:
         layout = tuple(map(len, self._groups()))
         if layout == self._agreed_layout:
             return
-        shapes = [tuple(param.shape) for group in self._groups() for param in group]
         figures = figures_of(
-            self.config, self._schedule, has_slow_state=self._slow is not None, shapes=shapes
+            self.config,
+            self._schedule,
+            has_slow_state=self._slow is not None,
+            compression=str(self._compression),
+            groups=[[(tuple(p.shape), str(p.dtype)) for p in group] for group in self._groups()],
         )
+        family = f"slowmo.{self.process_set.process_set_id}"
         by_rank = gather_figures(
-            figures.values, name=f"{self._name}.figures", process_set=self.process_set
+            [*figures.values, self._serial], name=f"{family}.figures", process_set=self.process_set
         )
-        check_agreement(figures.names, by_rank)
-        self._take_anchor(root=min(by_rank))
-        self._rates += [MeanLearningRate() for _ in layout[len(self._rates) :]]
+        check_agreement(figures.names, {rank: row[:-1] for rank, row in by_rank.items()})
+        root = min(by_rank)
+        # By the root's count: a rank that made or dropped an optimizer alone counts otherwise.
+        self._name = f"{family}.{by_rank[root][-1]:.0f}"
+        self._take_anchor(root)
         self._agreed_layout = layout
+
+    def _extend(self) -> set[int]:
+        """Anchor new parameters where they are; return their positions."""
+        slow = SlowModel(self._groups(), with_momentum=self.config.slow_momentum > 0)
+        known = {id(param) for param in self._slow.params().values()} if self._slow else set()
+        if self._slow is not None:
+            slow.inherit(self._slow)
+        self._slow = slow
+        self._rates += [MeanLearningRate() for _ in self._groups()[len(self._rates) :]]
+        return {where for where, param in slow.params().items() if id(param) not in known}
 
     def _take_anchor(self, root: int) -> None:
         """Anchor all parameters at the root's values, those that had an anchor at its anchor."""
-        slow = SlowModel(self._groups(), with_momentum=self.config.slow_momentum > 0)
-        new = set(slow.params())
-        if self._slow is not None:
-            known = {id(param) for param in self._slow.params().values()}
-            new = {where for where, param in slow.params().items() if id(param) not in known}
-            slow.inherit(self._slow)
-        flats = [bucket.anchor for bucket in slow.buckets]
+        new = self._extend()
+        assert self._slow is not None
+        flats = [bucket.anchor for bucket in self._slow.buckets]
         before = [flat.clone() for flat in flats]
         if hvd.rank() != root:
             for flat in flats:
@@ -141,10 +153,9 @@ class OuterLoop:
             warnings.warn(
                 f"rank {hvd.rank()} started from other weights than rank {root} (up to {apart:.3g} "
                 f"apart) and takes rank {root}'s; call hvd.broadcast_parameters first",
-                stacklevel=5,
+                stacklevel=stack_level_of_user(),
             )
-        slow.restart(new)
-        self._slow = slow
+        self._slow.restart(new)
 
     @torch.no_grad()
     def _sync(self, kind: Sync) -> None:
@@ -217,8 +228,11 @@ class OuterLoop:
             process_set=self.process_set,
         )
 
+    @torch.no_grad()
     def state(self) -> dict[str, Any]:
         """The slow state, as `slowmo_hvd.core.state` describes it; the tensors are live."""
+        if self._slow is not None and len(self._slow.params()) != sum(map(len, self._groups())):
+            self._extend()  # a new group's parameters have not had a step yet
         slow = self._slow
         return pack_state(
             self.config,
