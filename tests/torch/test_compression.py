@@ -1,0 +1,74 @@
+"""Compression.fp16 halves the displacements on the wire and harms nothing else."""
+
+import pytest
+import torch
+from models import number, step_with
+from ranks import by_rank, equal_on_all_ranks
+from torch import nn
+
+import slowmo_hvd.torch as hvd
+
+
+@pytest.mark.ranks(2)
+def test_half_the_bytes_and_half_the_precision() -> None:
+    moved, sent = {}, {}
+    for compression in (hvd.Compression.none, hvd.Compression.fp16):
+        weight = nn.Parameter(torch.zeros(10_000))
+        optimizer = hvd.DistributedOptimizer(
+            torch.optim.SGD([weight], lr=1.0), sync_period=1, compression=compression
+        )
+        weight.grad = torch.linspace(0.0, 1.0, 10_000) + hvd.rank()
+        optimizer.step()
+        assert equal_on_all_ranks([weight])
+        moved[compression], sent[compression] = weight.detach(), optimizer.sync_stats.bytes
+    exact = moved[hvd.Compression.none]
+    torch.testing.assert_close(exact, -torch.linspace(0.5, 1.5, 10_000))
+    torch.testing.assert_close(moved[hvd.Compression.fp16], exact, rtol=2.0**-9, atol=2.0**-11)
+    assert not torch.equal(moved[hvd.Compression.fp16], exact)
+    assert 40_000 <= sent[hvd.Compression.none] < 40_100
+    assert 20_000 <= sent[hvd.Compression.fp16] < 20_100
+
+
+@pytest.mark.ranks(2)
+def test_gamma_and_the_number_of_workers_travel_exactly() -> None:
+    weight = number(0.0)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD([weight], lr=0.1), sync_period=1, compression=hvd.Compression.fp16
+    )
+    step_with(optimizer, by_rank(1.0, 3.0))
+    record = optimizer.sync_stats.last
+    assert record is not None
+    assert record.workers == 2
+    assert record.learning_rates == pytest.approx((0.1,), rel=1e-7)  # float32, and not float16
+
+
+@pytest.mark.ranks(2)
+def test_float64_is_compressed_too() -> None:
+    weight = number(0.0, torch.float64)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD([weight], lr=1.0), sync_period=1, compression=hvd.Compression.fp16
+    )
+    step_with(optimizer, by_rank(1.0, 3.0))
+    assert weight.item() == -2
+    assert weight.dtype == torch.float64
+
+
+@pytest.mark.ranks(2)
+def test_averaged_buffers_are_compressed_too() -> None:
+    weight = number(0.0)
+    inner = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
+    optimizer = hvd.DistributedOptimizer(
+        inner, sync_period=1, buffers="average", compression=hvd.Compression.fp16
+    )
+    step_with(optimizer, by_rank(1.0, 3.0))
+    assert inner.state[weight]["momentum_buffer"].item() == 2
+
+
+@pytest.mark.ranks(2)
+def test_the_start_is_never_compressed() -> None:
+    weight = number(by_rank(0.1, 0.1))  # 0.1 is no float16
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD([weight], lr=1.0), sync_period=1, compression=hvd.Compression.fp16
+    )
+    step_with(optimizer, 0.0)
+    assert weight.item() == number(0.1).item()
