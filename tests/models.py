@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import horovod.torch as hvd
 import torch
@@ -91,3 +92,16 @@ def weights(params: nn.Module | Sequence[Tensor]) -> list[Tensor]:
 def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     """Whether two lists of tensors are equal bit for bit."""
     return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def identical(ours: Any, theirs: Any) -> bool:
+    """Whether two nested structures, such as states, are equal, tensors bit for bit."""
+    if isinstance(ours, Tensor):
+        return isinstance(theirs, Tensor) and ours.dtype == theirs.dtype and ours.equal(theirs)
+    if type(ours) is not type(theirs):
+        return False
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(identical(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(identical, ours, theirs))
+    return bool(ours == theirs)
