@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from slowmo_hvd.core import agreement
 from slowmo_hvd.core.agreement import check_agreement, figures_of
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.schedule import Schedule
@@ -17,16 +18,20 @@ def figures(
     schedule: dict[str, int] | None = None,
     has_slow_state: bool = False,
     shapes: Sequence[Sequence[int]] = SHAPES,
+    dtype: str = "float32",
+    group_size: int = 2,
+    compression: str = "none",
     **settings: Any,
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
     config = SlowMoConfig(**settings)
     counters = Schedule(config.sync_period, config.warmup_steps, **(schedule or {}))
+    params = [(tuple(shape), dtype) for shape in shapes]
     made = figures_of(
         config,
         counters,
         has_slow_state=has_slow_state,
-        compression="none",
-        groups=[[(tuple(shape), "float32") for shape in shapes]],
+        compression=compression,
+        groups=[params[start : start + group_size] for start in range(0, len(params), group_size)],
     )
     return made.names, made.values
 
@@ -122,6 +127,26 @@ def test_another_model_of_the_same_size_is_noticed(theirs: Sequence[Sequence[int
     message = complaint({}, {"shapes": theirs})
     assert "order or shapes of the parameters" in message
     assert "rank 2 has another model than rank 0" in message
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({"dtype": "bfloat16"}, "dtypes of the parameters: rank 2 has others than rank 0"),
+        ({"group_size": 1}, "parameter groups: rank 2 has others than rank 0"),
+        ({"compression": "fp16"}, "compression: rank 2 has another than rank 0"),
+    ],
+)
+def test_dtypes_groups_and_compression_are_compared_too(theirs: dict[str, Any], said: str) -> None:
+    assert f"differ in {said}" in complaint({}, theirs)
+
+
+def test_another_version_of_this_package_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, mine = figures()
+    monkeypatch.setattr(agreement, "__version__", "0.0.0")
+    _, other = figures()
+    with pytest.raises(ValueError, match="slowmo_hvd's version: rank 1 has another than rank 0"):
+        check_agreement(names, {0: mine, 1: other})
 
 
 def test_where_one_size_ends_and_the_next_begins_matters() -> None:
