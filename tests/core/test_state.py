@@ -172,7 +172,7 @@ def test_a_counter_that_is_no_count_is_refused_and_named(name: str, value: Any) 
 
 @pytest.mark.parametrize("name", ["window", "position"])
 def test_more_counted_than_steps_taken_is_refused(name: str) -> None:
-    assert f"{name} is 18 after 17 steps" in complaint(state(**{name: 18}))
+    assert f"{name} is 18 after 17 steps" in complaint(state() | {name: 18})
 
 
 @pytest.mark.parametrize(
