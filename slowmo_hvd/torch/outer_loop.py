@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import horovod.torch as hvd
 import torch
@@ -21,6 +21,9 @@ from slowmo_hvd.torch.callers import stack_level_of_user
 from slowmo_hvd.torch.exchange import gather_figures, sum_
 from slowmo_hvd.torch.slow_model import SlowModel, real
 
+_Method = TypeVar("_Method", bound=Callable[..., None])
+# A compiled training step leaves the graph here: collectives and clocks cannot be traced.
+_eager: Callable[[_Method], _Method] = torch.compiler.disable
 _loops_made: Counter[int] = Counter()  # by process set
 
 
@@ -68,11 +71,13 @@ class OuterLoop:
         """Whether this rank trains in the process set; if not, its steps are local for good."""
         return bool(self.process_set.included())
 
+    @_eager
     def before_step(self) -> None:
         """Agree with the other ranks on one start, if that has not happened yet."""
         if self.member:
             self._agree()
 
+    @_eager
     def after_step(self, lrs: Sequence[Any]) -> None:
         """Count one attempted step, taken at these learning rates; synchronise if that is due."""
         if not self.member:
@@ -83,6 +88,7 @@ class OuterLoop:
         if due is not None:
             self._sync(due)
 
+    @_eager
     def flush(self) -> None:
         """Synchronise now, unless a window has just begun."""
         if self._schedule.position > 0 and self.member:
