@@ -5,6 +5,7 @@ an argument is accepted at its default, since scripts spell defaults out, and re
 to ignore it in silence would be to train something else than was asked for.
 """
 
+import numbers
 from typing import Any
 
 _WHY = {
@@ -46,8 +47,8 @@ def check_backward_passes(value: Any) -> int:
 
     Gradients add up locally, as they do in Horovod, so there is nothing else to do with it.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"backward_passes_per_step must be an int >= 1, got {value!r}")
     if value < 1:
         raise ValueError(f"backward_passes_per_step must be an int >= 1, got {value}")
-    return value
+    return int(value)

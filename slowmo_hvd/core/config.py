@@ -86,6 +86,10 @@ def _integer(name: str, value: Any, least: int) -> int:
 def _number(name: str, value: Any, legal: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {legal}, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be {legal}, got {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be {legal}, got {number}")
+    return number

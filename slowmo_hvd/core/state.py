@@ -67,7 +67,7 @@ def check_state(
         _require(
             state[name] <= state["step"], f"{name} is {state[name]} after {state['step']} steps"
         )
-    _check_rates(state["lr_total"], state["lr_steps"], groups)
+    _check_rates(state["lr_total"], state["lr_steps"], groups, state["step"])
     _check_tensors("anchor", state["anchor"], shapes)
     _check_tensors("momentum", state["momentum"], shapes)
     _require(
@@ -116,7 +116,7 @@ def _check_config(saved: Any, config: SlowMoConfig) -> None:
         )
 
 
-def _check_rates(totals: Any, steps: Any, groups: int) -> None:
+def _check_rates(totals: Any, steps: Any, groups: int, taken: int) -> None:
     for name, values in (("lr_total", totals), ("lr_steps", steps)):
         _require(isinstance(values, list), f"{name} is a {type(values).__name__}, not a list")
         _require(
@@ -125,8 +125,10 @@ def _check_rates(totals: Any, steps: Any, groups: int) -> None:
         )
     for total in totals:
         _require(isinstance(total, float) and math.isfinite(total), f"lr_total holds {total!r}")
-    for count in steps:
+    for total, count in zip(totals, steps, strict=True):
         _require(_is_count(count), f"lr_steps holds {count!r}")
+        _require(count <= taken, f"lr_steps holds {count} after {taken} steps")
+        _require(count > 0 or total == 0, f"lr_total holds {total} of no step")
 
 
 def _check_tensors(name: str, tensors: Any, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -4,19 +4,27 @@ Everything that horovod.torch offers is here, submodules included; DistributedOp
 broadcast_optimizer_state are SlowMo's.
 """
 
-# ruff: noqa: E402, F401, F403
+# ruff: noqa: E402, F403
+from typing import TYPE_CHECKING, Any
+
 from slowmo_hvd.core.horovod import require_horovod
 
 require_horovod("torch")
 
 from horovod.torch import *
 
-from slowmo_hvd.core.schedule import Sync
-from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.core.schedule import Sync as Sync
+from slowmo_hvd.core.stats import SyncRecord as SyncRecord
+from slowmo_hvd.core.stats import SyncStats as SyncStats
 from slowmo_hvd.torch.elastic_state import register_handler as _register_handler
-from slowmo_hvd.torch.functions import broadcast_optimizer_state
-from slowmo_hvd.torch.optimizer import DistributedOptimizer
-from slowmo_hvd.torch.submodules import offer_submodules
+from slowmo_hvd.torch.functions import broadcast_optimizer_state as broadcast_optimizer_state
+from slowmo_hvd.torch.optimizer import DistributedOptimizer as DistributedOptimizer
+from slowmo_hvd.torch.submodules import offer_submodules as _offer_submodules
 
-offer_submodules("horovod.torch", __name__)
+_offer_submodules("horovod.torch", __name__)
 _register_handler()
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """All else is Horovod's, which has no types."""

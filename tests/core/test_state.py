@@ -181,6 +181,8 @@ def test_more_counted_than_steps_taken_is_refused(name: str) -> None:
         {"lr_total": [0.1]},
         {"lr_steps": [1, 1, 1]},
         {"lr_total": [0.1, math.inf]},
+        {"lr_steps": [1, 18]},  # of 17
+        {"lr_total": [0.1, 0.2], "lr_steps": [1, 0]},
         {"lr_total": [0.1, math.nan]},
         {"lr_total": [0.1, 1]},
         {"lr_total": (0.1, 0.2)},
