@@ -128,7 +128,7 @@ def _check_rates(totals: Any, steps: Any, groups: int, taken: int) -> None:
     for total, count in zip(totals, steps, strict=True):
         _require(_is_count(count), f"lr_steps holds {count!r}")
         _require(count <= taken, f"lr_steps holds {count} after {taken} steps")
-        _require(count > 0 or total == 0, f"lr_total holds {total} of no step")
+        _require(count > 0 or total == 0, f"lr_steps holds 0 beside a total of {total}")
 
 
 def _check_tensors(name: str, tensors: Any, shapes: Sequence[tuple[int, ...]]) -> None:
