@@ -14,7 +14,7 @@ from launch import ROOT, horovodrun
 
 from slowmo_hvd.torch import DistributedOptimizer
 
-README = (ROOT / "README.md").read_text()
+README = re.sub("<!--.*?-->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 # What the page leaves to the reader: a model and its data.
 PREAMBLE = """\
 import torch
