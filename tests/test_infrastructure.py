@@ -1,0 +1,188 @@
+"""The way tests run on ranks: a hang or a failure on one rank ends the run, and leaves nothing."""
+
+import os
+import shutil
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from launch import ROOT, horovodrun, run
+
+MARK = "SLOWMO_TEST_RUN"  # in the environment of all that a nested run starts, and their children
+SLEEP = f"[{sys.executable!r}, '-c', 'import time; time.sleep(300)']"
+
+
+def left_over(mark: str) -> list[str]:
+    """The command lines of the processes of one nested run that still live."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                environment = (process / "environ").read_bytes()
+                command = (process / "cmdline").read_bytes()
+            except OSError:  # it has ended meanwhile, or is somebody else's
+                continue
+            if f"{MARK}={mark}".encode() in environment.split(b"\0") and command:
+                found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
+def nothing_is_left(mark: str) -> bool:
+    """Whether the run's processes end, given the moment that a killed process needs to do so."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if not left_over(mark):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def nested(directory: Path, tests: str, *, ranks: int = 2) -> tuple[int, str, str]:
+    """Run ``tests`` as this suite is run; return exit code, output, and the run's mark."""
+    (directory / "tests").mkdir()
+    for name in ("conftest.py", "launch.py"):
+        shutil.copy(ROOT / "tests" / name, directory / "tests")
+    shutil.copy(ROOT / "setup.cfg", directory)
+    (directory / "tests" / "test_nested.py").write_text(tests)
+    mark = uuid.uuid4().hex
+    pytest_ = ["-m", "pytest", "-q", str(directory / "tests")]
+    options = {"timeout": 100, "cwd": directory, "env": {MARK: mark}}
+    if ranks == 1:
+        done = run([sys.executable, *pytest_], **options)
+    else:
+        done = horovodrun(ranks, *pytest_, **options)
+    return done.returncode, done.stdout, mark
+
+
+@pytest.mark.limit(130)
+def test_a_hang_on_one_rank_becomes_a_failure_that_names_rank_and_test(tmp_path: Path) -> None:
+    code, output, mark = nested(
+        tmp_path,
+        f"""
+import horovod.torch as hvd
+import launch
+import pytest
+import torch
+
+@pytest.mark.ranks(2)
+@pytest.mark.limit(3)
+def test_that_hangs():
+    if hvd.rank() == 1:
+        launch.run({SLEEP}, timeout=200)  # a child, and it sleeps
+    hvd.allreduce(torch.ones(1), name="rank 0 waits here")
+
+@pytest.mark.ranks(2)
+def test_after_it():
+    print("never reached")
+""",
+    )
+    assert code != 0
+    assert "rank 1 hung for 3 s in tests/test_nested.py::test_that_hangs" in output
+    assert "in test_that_hangs" in output  # where it stood
+    assert "never reached" not in output
+    assert nothing_is_left(mark), left_over(mark)
+
+
+@pytest.mark.limit(130)
+def test_a_failure_on_one_rank_fails_the_run_though_the_other_waits(tmp_path: Path) -> None:
+    code, output, mark = nested(
+        tmp_path,
+        """
+import horovod.torch as hvd
+import pytest
+import torch
+
+@pytest.mark.ranks(2)
+@pytest.mark.limit(60)
+def test_that_fails_on_rank_1():
+    assert hvd.rank() == 0, "as it must"
+    hvd.allreduce(torch.ones(1), name="rank 0 waits here")
+""",
+    )
+    assert code != 0
+    assert "as it must" in output
+    assert "test_that_fails_on_rank_1 failed on rank 1" in output
+    assert "hung" not in output
+    assert nothing_is_left(mark), left_over(mark)
+
+
+@pytest.mark.limit(130)
+def test_shared_tests_run_on_all_ranks_and_others_once_and_children_end(tmp_path: Path) -> None:
+    code, output, mark = nested(
+        tmp_path,
+        f"""
+import subprocess
+
+import horovod.torch as hvd
+import launch
+import pytest
+
+def say(capfd, text):
+    with capfd.disabled():
+        print(text, flush=True)
+
+@pytest.mark.parametrize("number", range(4))
+def test_once(number, capfd):
+    say(capfd, f"once {{number}}.")
+
+@pytest.mark.ranks(2)
+def test_on_both(capfd):
+    say(capfd, f"both {{hvd.rank()}}.")
+
+@pytest.mark.ranks(3)
+def test_on_three():
+    raise AssertionError("there are two")
+
+def test_that_gives_up_on_its_child():
+    with pytest.raises(AssertionError, match="took over 1 s"):
+        launch.run({SLEEP}, timeout=1)
+""",
+    )
+    assert code == 0, output
+    for text in ("once 0.", "once 1.", "once 2.", "once 3.", "both 0.", "both 1."):
+        assert output.count(text) == 1, output
+    assert nothing_is_left(mark), left_over(mark)
+
+
+@pytest.mark.limit(130)
+def test_a_hang_without_horovodrun_ends_too(tmp_path: Path) -> None:
+    code, output, mark = nested(
+        tmp_path,
+        f"""
+import launch
+import pytest
+
+@pytest.mark.limit(2)
+def test_that_hangs():
+    launch.run({SLEEP}, timeout=200)
+""",
+        ranks=1,
+    )
+    assert code == 1
+    assert "rank 0 hung for 2 s in tests/test_nested.py::test_that_hangs" in output
+    assert nothing_is_left(mark), left_over(mark)
+
+
+@pytest.mark.limit(100)
+def test_horovodrun_that_takes_too_long_is_ended_with_its_ranks(tmp_path: Path) -> None:
+    script = tmp_path / "sleeps.py"
+    script.write_text("import time\nprint('asleep', flush=True)\ntime.sleep(300)\n")
+    mark = uuid.uuid4().hex
+    with pytest.raises(AssertionError, match=r"took over 15 s") as raised:
+        horovodrun(2, str(script), timeout=15, env={MARK: mark})
+    assert "asleep" in str(raised.value)
+    assert nothing_is_left(mark), left_over(mark)
+
+
+def test_the_mark_finds_processes() -> None:
+    mark = uuid.uuid4().hex
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import test_infrastructure"
+    done = run(
+        [sys.executable, "-c", f"{script} as t; print(len(t.left_over({mark!r})))"],
+        env={MARK: mark},
+    )
+    assert done.stdout == "1\n"
+    assert left_over(mark) == []
+    assert MARK not in os.environ
