@@ -84,11 +84,11 @@ def show_progress(look: dict[str, Any], seeds: int) -> None:
     over = "accuracy" in look
     if not over and not sys.stdout.isatty():
         return
-    bar = "█" * round(20 * look["step"] / look["steps"])
+    bar = "█" * round(12 * look["step"] / look["steps"])
     line = (
-        f"seed {look['seed'] + 1}/{seeds}  {look['method']:13}  {bar:·<20}  "
-        f"step {look['step']:>3}/{look['steps']}  loss {look['loss']:7.4f}  "
-        f"{look['bytes'] / 1e6:6.2f} MB  {look['seconds']:5.1f} s"
+        f"seed {look['seed'] + 1}/{seeds}  {look['method']:13}  {bar:·<12}  "
+        f"step {look['step']:>3}/{look['steps']}  loss {look['loss']:.4f}  "
+        f"{look['bytes'] / 1e6:5.2f} MB  {look['seconds']:4.1f} s"
     )
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns - 1
