@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import horovod.torch
 import pytest
 import torch
 from inner_optimizers import INNER, Inner
@@ -192,15 +193,12 @@ def test_the_step_may_change_what_was_loaded_but_not_what_was_saved() -> None:
 def test_a_checkpoint_without_slow_state_loads_with_one_info_line(
     module: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import horovod.torch
-
-    model = Linear()
-    plain = torch.optim.Adam(model.parameters(), lr=0.3)
+    first = Linear()
+    plain = torch.optim.Adam(first.parameters(), lr=0.3)
     if module == "Horovod":
-        plain = horovod.torch.DistributedOptimizer(plain, model.named_parameters())
-    train(model, plain, range(2))
-    if module == "torch":
-        hvd.broadcast_parameters(model.state_dict(), root_rank=0)
+        plain = horovod.torch.DistributedOptimizer(plain, first.named_parameters())
+    train(first, plain, range(2))
+    model = Linear()
     optimizer = hvd.DistributedOptimizer(
         torch.optim.Adam(model.parameters(), lr=0.1), sync_period=2
     )
