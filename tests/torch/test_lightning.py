@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import slowmo_hvd.torch as hvd
 
-# What Lightning warns of by itself: too few workers, a directory used twice, and torch's pytrees.
+# What Lightning warns of by itself: too few workers, a directory used twice, a loader
+# without a state, and torch's pytrees.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The 'train_dataloader' does not have many workers",
     "ignore:Checkpoint directory .* exists and is not empty",
+    "ignore:You're resuming from a checkpoint that ended before the epoch ended",
     r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated:FutureWarning",
 )
 
