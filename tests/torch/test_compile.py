@@ -56,7 +56,6 @@ def test_a_compiled_inner_step_trains_as_a_plain_one() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.xfail(strict=True, reason="the compiler traces into the sync")
 @pytest.mark.ranks(1, 2)
 def test_a_compiled_training_step_still_counts_and_communicates() -> None:
     model, optimizer = trained(compile_loop=True)
