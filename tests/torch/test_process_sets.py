@@ -6,6 +6,8 @@ import pytest
 from launch import horovodrun
 
 SCRIPT = """
+import copy
+
 import torch
 import slowmo_hvd.torch as hvd
 
@@ -26,6 +28,13 @@ for _ in range(2):
     optimizer.step()
 assert optimizer.sync_stats.last.workers == 2
 print(f"rank {hvd.rank()} in its pair: {weight.item()}")
+
+# A copy of a pair's optimizer trains in the same pair.
+weight_copy, copied = copy.deepcopy((weight, optimizer))
+for _ in range(2):
+    weight_copy.grad = torch.full((1,), float(hvd.rank()))
+    copied.step()
+print(f"rank {hvd.rank()} with a copy: {copied.sync_stats.last.workers} workers")
 
 # A checkpoint that a pair's second rank alone has loaded.
 if hvd.rank() % 2:
@@ -72,6 +81,7 @@ def test_two_pairs_of_ranks_train_two_models(tmp_path: Path) -> None:
         "rank 1 in its pair: -1.25",
         "rank 2 in its pair: -6.25",
         "rank 3 in its pair: -6.25",
+        *(f"rank {rank} with a copy: 2 workers" for rank in range(4)),
         *(f"rank {rank} has lr 0.5" for rank in range(4)),
         "rank 0 with pair 0: -0.5 after 1 syncs",
         "rank 1 with pair 0: -0.5 after 1 syncs",

@@ -39,3 +39,16 @@ def test_the_critic_may_step_more_often_than_the_generator() -> None:
         step_with(of_generator, by_rank(1.0, -3.0))
     assert (of_generator.sync_stats.syncs, of_critic.sync_stats.syncs) == (2, 3)
     assert equal_on_all_ranks([generator, critic])
+
+
+@pytest.mark.ranks(2)
+def test_an_optimizer_made_on_one_rank_alone_does_not_disturb_the_others() -> None:
+    """A rank may keep a copy for itself, to evaluate with, say."""
+    weight = number(0.0)
+    kept = [
+        hvd.DistributedOptimizer(torch.optim.SGD([number(0.0)], lr=1.0)) for _ in range(hvd.rank())
+    ]
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), sync_period=1)
+    step_with(optimizer, by_rank(1.0, 3.0))
+    assert weight.item() == -2
+    assert len(kept) == hvd.rank()
