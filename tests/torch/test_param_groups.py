@@ -1,6 +1,7 @@
 """The parameter groups are the inner optimizer's own, whoever changes or replaces them."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -140,3 +141,21 @@ def test_a_learning_rate_may_be_a_tensor() -> None:
     assert optimizer.sync_stats.last.learning_rates == (0.75,)
     assert weight.item() == -1.5
     assert lr.item() == 0.5
+
+
+@pytest.mark.xfail(strict=True, reason="state_dict() anchors the new parameters")
+@pytest.mark.ranks(2)
+def test_saving_right_after_a_new_group_on_one_rank_alone_does_not_disturb_the_start() -> None:
+    """The new weight starts from the root's 5 all the same, and moves by 1 on both ranks."""
+    old, new = number(0.0), number(by_rank(5.0, 7.0))
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD([old], lr=1.0), sync_period=2, slow_momentum=0
+    )
+    step_with(optimizer, 1.0)
+    optimizer.add_param_group({"params": [new]})
+    if hvd.rank() == 1:
+        optimizer.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        step_with(optimizer, 1.0, 1.0)
+    assert everyone(new.item()) == [4, 4]
