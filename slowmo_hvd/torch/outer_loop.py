@@ -113,7 +113,7 @@ class OuterLoop:
             self.config,
             self._schedule,
             has_slow_state=self._slow is not None,
-            compression=str(self._compression),
+            compression=_class_name(self._compression),
             groups=[[(tuple(p.shape), str(p.dtype)) for p in group] for group in self._groups()],
         )
         family = f"slowmo.{self.process_set.process_set_id}"
@@ -280,3 +280,9 @@ class OuterLoop:
         if self.process_set is None:
             self.process_set = hvd.global_process_set
         self._begin_unshared()
+
+
+def _class_name(value: Any) -> str:
+    """The name of a class, or of an object's class: no address, which differs between ranks."""
+    cls = value if isinstance(value, type) else type(value)
+    return f"{cls.__module__}.{cls.__qualname__}"
