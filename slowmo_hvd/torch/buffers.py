@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import horovod.torch as hvd
 import torch
 from torch import Tensor
 
@@ -76,10 +77,11 @@ class BufferAverage:
             slots.update(Slot(*slot) for slot in theirs)
         self._layout = tuple(sorted(slots))
 
-    def average(
-        self, inner: torch.optim.Optimizer, *, name: str, compression: Any, process_set: Any
-    ) -> int:
-        """Average the agreed buffers over the workers that have them; return the bytes sent."""
+    def average(self, inner: torch.optim.Optimizer, *, name: str, process_set: Any) -> int:
+        """Average the agreed buffers over the workers that have them; return the bytes sent.
+
+        Never compressed: Adam divides by second moments, which half precision rounds to 0.
+        """
         if not self._layout:  # agreed, hence empty on every rank or on none
             return 0
         buffers = _buffers(inner)
@@ -89,7 +91,9 @@ class BufferAverage:
             if slot in buffers:
                 parts[slot].copy_(buffers[slot].reshape(-1))
                 tail[index] = 1
-        sent = sum_(flats, tail, name=name, compression=compression, process_set=process_set)
+        sent = sum_(
+            flats, tail, name=name, compression=hvd.Compression.none, process_set=process_set
+        )
         for slot, owners in zip(self._layout, tail.tolist(), strict=True):
             if slot in buffers:
                 buffer = buffers[slot]

@@ -52,7 +52,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
     Args:
         optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr".
         named_parameters: ``model.named_parameters()``; checked as Horovod checks it.
-        compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire.
+        compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire;
+            they are scaled to fit. Averaged buffers are not compressed.
         backward_passes_per_step: backward passes before each `step`; their gradients add up.
         op: ``hvd.Average``, the only reduction that SlowMo knows.
         gradient_predivide_factor: only 1.0; SlowMo sends no gradients.
@@ -304,6 +305,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         A checkpoint of the bare inner optimizer, or of Horovod's DistributedOptimizer, loads
         too: the slow state then begins afresh, and one info line says so.
 
+        Load on every rank, or on one and then call ``hvd.broadcast_optimizer_state`` on all: the
+        next step compares notes with the other ranks.
+
         Raises:
             ValueError: the state does not fit this optimizer; nothing has changed.
         """
@@ -312,15 +316,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
             changed = pre_hook(self, state_dict)
             if changed is not None:
                 state_dict = dict(changed)
+        fresh = "slowmo" not in state_dict
         saved = state_dict.pop("slowmo", None)
-        self._outer.check(saved)
+        if not fresh:
+            self._outer.check(saved)
         before = self._inner.state, self._inner.param_groups
         try:
             self._inner.load_state_dict(state_dict)
         except BaseException:
             self._inner.state, self._inner.param_groups = before
             raise
-        if saved is None:
+        if fresh:
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
         self._outer.load(saved)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():

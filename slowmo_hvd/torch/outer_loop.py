@@ -127,20 +127,19 @@ class OuterLoop:
         self._take_anchor(root)
         self._agreed_layout = layout
 
-    def _extend(self) -> set[int]:
-        """Anchor new parameters where they are; return their positions."""
+    def _extended(self) -> tuple[SlowModel, list[MeanLearningRate]]:
+        """The slow state with parameters that are new in it anchored where they are."""
         slow = SlowModel(self._groups(), with_momentum=self.config.slow_momentum > 0)
-        known = {id(param) for param in self._slow.params().values()} if self._slow else set()
         if self._slow is not None:
             slow.inherit(self._slow)
-        self._slow = slow
-        self._rates += [MeanLearningRate() for _ in self._groups()[len(self._rates) :]]
-        return {where for where, param in slow.params().items() if id(param) not in known}
+        new_groups = self._groups()[len(self._rates) :]
+        return slow, self._rates + [MeanLearningRate() for _ in new_groups]
 
     def _take_anchor(self, root: int) -> None:
         """Anchor all parameters at the root's values, those that had an anchor at its anchor."""
-        new = self._extend()
-        assert self._slow is not None
+        known = {id(param) for param in self._slow.params().values()} if self._slow else set()
+        self._slow, self._rates = self._extended()
+        new = {where for where, param in self._slow.params().items() if id(param) not in known}
         flats = [bucket.anchor for bucket in self._slow.buckets]
         before = [flat.clone() for flat in flats]
         if hvd.rank() != root:
@@ -153,9 +152,10 @@ class OuterLoop:
             compression=hvd.Compression.none,
             process_set=self.process_set,
         )
-        gaps = ((a - b).abs() for a, b in zip(flats, before, strict=True))
-        apart = max((gap.max().item() for gap in gaps if gap.numel()), default=0.0)
-        if apart > 0:
+        pairs = [(a, b) for a, b in zip(flats, before, strict=True) if a.numel()]
+        gaps = [(a - b).abs().max().double().cpu() for a, b in pairs]
+        apart = torch.stack(gaps).max().item() if gaps else 0.0
+        if apart != 0:  # a NaN too
             warnings.warn(
                 f"rank {hvd.rank()} started from other weights than rank {root} (up to {apart:.3g} "
                 f"apart) and takes rank {root}'s; call hvd.broadcast_parameters first",
@@ -228,31 +228,27 @@ class OuterLoop:
                 self._inner, name=f"{self._name}.layout", process_set=self.process_set
             )
         return self._buffer_average.average(
-            self._inner,
-            name=f"{self._name}.buffers",
-            compression=self._compression,
-            process_set=self.process_set,
+            self._inner, name=f"{self._name}.buffers", process_set=self.process_set
         )
 
     @torch.no_grad()
     def state(self) -> dict[str, Any]:
         """The slow state, as `slowmo_hvd.core.state` describes it; the tensors are live."""
-        if self._slow is not None and len(self._slow.params()) != sum(map(len, self._groups())):
-            self._extend()  # a new group's parameters have not had a step yet
-        slow = self._slow
+        slow, rates = self._slow, self._rates
+        if slow is not None and len(slow.params()) != sum(map(len, self._groups())):
+            slow, rates = self._extended()  # a new group's parameters have not had a step yet
         return pack_state(
             self.config,
             self._schedule,
-            self._rates,
+            rates,
             anchor=slow.anchors() if slow else {},
             momentum=slow.momenta() if slow else {},
         )
 
     def check(self, saved: Any) -> None:
-        """Raise ValueError unless ``saved`` can be loaded as a whole; None can."""
-        if saved is not None:
-            shapes = [tuple(real(param).shape) for group in self._groups() for param in group]
-            check_state(saved, self.config, len(self._inner.param_groups), shapes)
+        """Raise ValueError unless ``saved`` can be loaded as a whole."""
+        shapes = [tuple(real(param).shape) for group in self._groups() for param in group]
+        check_state(saved, self.config, len(self._inner.param_groups), shapes)
 
     @torch.no_grad()
     def load(self, saved: Any) -> None:

@@ -8,8 +8,6 @@ from torch import nn
 
 import slowmo_hvd.torch as hvd
 
-_UNSCALED = pytest.mark.xfail(strict=True, reason="what is sent as float16 is not scaled to fit it")
-
 
 @pytest.mark.ranks(2)
 def test_half_the_bytes_and_half_the_precision() -> None:
@@ -56,14 +54,15 @@ def test_float64_is_compressed_too() -> None:
 
 
 @pytest.mark.ranks(2)
-def test_averaged_buffers_are_compressed_too() -> None:
+def test_averaged_buffers_are_not_compressed() -> None:
     weight = number(0.0)
     inner = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
     optimizer = hvd.DistributedOptimizer(
         inner, sync_period=1, buffers="average", compression=hvd.Compression.fp16
     )
-    step_with(optimizer, by_rank(1.0, 3.0))
-    assert inner.state[weight]["momentum_buffer"].item() == 2
+    step_with(optimizer, by_rank(1.0, 3.0002))
+    exact = (torch.tensor(1.0) + torch.tensor(3.0002)) / 2  # which no float16 is
+    assert inner.state[weight]["momentum_buffer"].item() == exact.item()
 
 
 @pytest.mark.ranks(2)
@@ -77,10 +76,7 @@ def test_the_start_is_never_compressed() -> None:
 
 
 @pytest.mark.ranks(2)
-@pytest.mark.parametrize(
-    "lr",
-    [1.0, 1e-3, pytest.param(1e-6, marks=_UNSCALED), pytest.param(1e-9, marks=_UNSCALED)],
-)
+@pytest.mark.parametrize("lr", [1.0, 1e-3, 1e-6, 1e-9, 1e-30])
 def test_a_small_learning_rate_does_not_make_the_displacements_vanish(lr: float) -> None:
     """float16 ends at 6e-8, and has fewer digits from 6e-5 on."""
     weight = number(0.0)
@@ -91,7 +87,6 @@ def test_a_small_learning_rate_does_not_make_the_displacements_vanish(lr: float)
     assert weight.item() == pytest.approx(-2 * lr, rel=2.0**-10)
 
 
-@_UNSCALED
 @pytest.mark.ranks(2)
 def test_a_large_displacement_does_not_overflow() -> None:
     """float16 ends at 65504."""
@@ -103,7 +98,6 @@ def test_a_large_displacement_does_not_overflow() -> None:
     assert weight.item() == pytest.approx(-75_000, rel=2.0**-10)
 
 
-@_UNSCALED
 @pytest.mark.ranks(2)
 def test_averaging_adams_second_moments_does_not_make_them_vanish() -> None:
     """Small gradients squared are below float16: Adam would then divide by next to nothing."""
@@ -113,4 +107,4 @@ def test_averaging_adams_second_moments_does_not_make_them_vanish() -> None:
         inner, sync_period=1, buffers="average", compression=hvd.Compression.fp16
     )
     step_with(optimizer, 1e-4)
-    assert inner.state[weight]["exp_avg_sq"].item() == pytest.approx(1e-11, rel=2.0**-10)
+    assert inner.state[weight]["exp_avg_sq"].item() == pytest.approx(1e-11, rel=1e-6)

@@ -143,7 +143,6 @@ def test_a_learning_rate_may_be_a_tensor() -> None:
     assert lr.item() == 0.5
 
 
-@pytest.mark.xfail(strict=True, reason="state_dict() anchors the new parameters")
 @pytest.mark.ranks(2)
 def test_saving_right_after_a_new_group_on_one_rank_alone_does_not_disturb_the_start() -> None:
     """The new weight starts from the root's 5 all the same, and moves by 1 on both ranks."""
