@@ -1,5 +1,5 @@
-# Everything happens in .venv, in this checkout; the one thing outside is the cache of the built
-# Horovod wheel, in $XDG_CACHE_HOME/slowmo_hvd or ~/.cache/slowmo_hvd.
+# Everything happens in .venv, in this checkout; outside are only the cache of the built Horovod
+# wheel, in $XDG_CACHE_HOME/slowmo_hvd or ~/.cache/slowmo_hvd, and pip's own cache.
 
 # The Python that .venv is made with.
 PYTHON ?= python3
@@ -8,6 +8,8 @@ TESTS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+# matplotlib would make a folder in the user's home.
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/.matplotlib
 
 # The package index's torch for Linux on x86_64 brings gigabytes of CUDA with it. Where there is no
 # NVIDIA GPU, take PyTorch's own CPU build: '+cpu' in the version means that pip finds that build or
@@ -63,7 +65,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 # The whole suite on two ranks; then what needs one rank, three or four.
-RUN := $(BIN)/horovodrun --gloo
+RUN := $(BIN)/horovodrun --gloo --disable-cache
 PYTEST = $(CURDIR)/$(BIN)/pytest $(TESTS)
 test: setup lint
 	$(RUN) -np 2 $(PYTEST)

@@ -7,7 +7,8 @@ BENCHMARKS = ("step_overhead", "sync_time", "memory")
 
 
 def main() -> int:
-    launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", "2"]
+    options = ["--gloo", "--disable-cache", "-np", "2"]  # no ~/.horovod
+    launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
     for name in BENCHMARKS:
         command = [*launcher, sys.executable, "-m", f"benchmarks.{name}"]
         code = subprocess.run(command, check=False).returncode

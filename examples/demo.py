@@ -61,7 +61,8 @@ def main() -> None:
 
 def start_workers(workers: int) -> Iterator[dict[str, Any]]:
     """Run this script under horovodrun; yield what rank 0 reports, as it comes."""
-    launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", str(workers)]
+    options = ["--gloo", "--disable-cache", "-np", str(workers)]  # no ~/.horovod
+    launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
     job = subprocess.Popen(
         [*launcher, sys.executable, __file__, *sys.argv[1:]],
         stdout=subprocess.PIPE,

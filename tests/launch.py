@@ -56,7 +56,8 @@ def horovodrun(
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script with its arguments on ``ranks`` ranks of this machine."""
-    launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", str(ranks)]
+    options = ["--gloo", "--disable-cache", "-np", str(ranks)]  # no ~/.horovod
+    launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
     return run([*launcher, sys.executable, *command], timeout=timeout, cwd=cwd, env=env)
 
 

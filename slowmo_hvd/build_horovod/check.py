@@ -103,5 +103,6 @@ def check(frameworks: Frameworks, choice: GpuChoice, log: Path) -> None:
 
 
 def _horovodrun(ranks: int, program: str) -> list[str]:
-    launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", str(ranks)]
+    options = ["--gloo", "--disable-cache", "-np", str(ranks)]  # no ~/.horovod
+    launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
     return [*launcher, sys.executable, "-c", program]
