@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import uuid
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def nested(directory: Path, tests: str, *, ranks: int = 2) -> tuple[int, str, st
     else:
         done = horovodrun(ranks, *pytest_, **options)
     return done.returncode, done.stdout, mark
+
+
+def test_pytest_looks_into_every_folder(pytestconfig: pytest.Config) -> None:
+    """It passes over folders with some names, "build" among them, without a word."""
+    passed_over = pytestconfig.getini("norecursedirs")
+    folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert not {name for name in folders for glob in passed_over if fnmatch(name, glob)}
 
 
 @pytest.mark.limit(130)
