@@ -125,6 +125,7 @@ class OuterLoop:
         # By the root's count: a rank that made or dropped an optimizer alone counts otherwise.
         self._name = f"{family}.{by_rank[root][-1]:.0f}"
         self._take_anchor(root)
+        self._buffer_average = BufferAverage()  # a rank that is new here has agreed on none
         self._agreed_layout = layout
 
     def _extended(self) -> tuple[SlowModel, list[MeanLearningRate]]:
@@ -195,7 +196,7 @@ class OuterLoop:
             ]
             slow.apply(flats, int(workers), steps)
             del flats, tail
-            sent += self._begin_buffers(kind, int(workers), agree=news_count > 0)
+            sent += self._begin_buffers(int(workers), agree=news_count > 0)
         record = SyncRecord(
             kind=kind,
             step=self._schedule.step,
@@ -214,10 +215,10 @@ class OuterLoop:
         for hook in self.hooks.values():
             hook(record)
 
-    def _begin_buffers(self, kind: Sync, workers: int, *, agree: bool) -> int:
+    def _begin_buffers(self, workers: int, *, agree: bool) -> int:
         """Line 2 of Algorithm 1; return the bytes sent.
 
-        Rank-equal: strategy and kind are configuration and schedule, the rest came by allreduce.
+        Rank-equal: it goes by the strategy, the schedule, and what the allreduce brought.
         """
         if self._strategy == "reset" and not self._schedule.warming_up:
             reset(self._inner)

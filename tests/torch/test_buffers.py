@@ -168,3 +168,21 @@ def test_reset_lets_momentum_run_through_the_warm_up() -> None:
     step_with(optimizer, 1.0)
     assert weight.item() == -2.5
     assert len(inner.state) == 0
+
+
+@pytest.mark.ranks(2)
+def test_a_worker_that_joins_averages_the_buffers_it_was_given() -> None:
+    """It has agreed on no buffers yet, while rank 0 has."""
+    weight = number(0.0)
+    inner = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
+    optimizer = hvd.DistributedOptimizer(inner, sync_period=1, buffers="average")
+    step_with(optimizer, 1.0)
+    fresh = hvd.DistributedOptimizer(
+        torch.optim.SGD([weight], lr=1.0, momentum=0.5), sync_period=1, buffers="average"
+    )
+    joined = by_rank(optimizer, fresh)
+    hvd.broadcast_optimizer_state(joined, root_rank=0)
+    step_with(joined, None)  # agrees and averages buffers that no gradient has touched here
+    step_with(joined, by_rank(1.0, 3.0))
+    momentum = joined.state[weight]["momentum_buffer"].item()
+    assert momentum == 0.5 * 1 + 2
