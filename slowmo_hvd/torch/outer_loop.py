@@ -171,15 +171,7 @@ class OuterLoop:
         slow = self._slow
         assert slow is not None  # _agree made it
         with torch.profiler.record_function("slowmo.sync"):
-            flats = slow.displacements(spare=3 + len(self._rates))
-            tail = flats[0][-3 - len(self._rates) :]
-            news = self._strategy == "average" and self._buffer_average.has_news(self._inner)
-            tail.copy_(
-                torch.tensor(
-                    [1, slow.squared_norm(flats), news, *(rate.mean for rate in self._rates)],
-                    dtype=torch.float64,
-                )
-            )
+            flats, tail = self._outgoing(slow)
             sent = sum_(
                 flats,
                 tail,
@@ -214,6 +206,17 @@ class OuterLoop:
         self.stats = self.stats.add(record)
         for hook in self.hooks.values():
             hook(record)
+
+    def _outgoing(self, slow: SlowModel) -> tuple[list[Tensor], Tensor]:
+        """This worker's displacements, and the figures that travel at the end of the first."""
+        spare = 3 + len(self._rates)
+        flats = slow.displacements(spare)
+        tail = flats[0][flats[0].numel() - spare :]
+        news = self._strategy == "average" and self._buffer_average.has_news(self._inner)
+        gammas = (rate.mean for rate in self._rates)
+        figures = [1, slow.squared_norm(flats), news, *gammas]
+        tail.copy_(torch.tensor(figures, dtype=torch.float64))
+        return flats, tail
 
     def _begin_buffers(self, workers: int, *, agree: bool) -> int:
         """Line 2 of Algorithm 1; return the bytes sent.
