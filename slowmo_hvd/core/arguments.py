@@ -5,8 +5,9 @@ an argument is accepted at its default, since scripts spell defaults out, and re
 to ignore it in silence would be to train something else than was asked for.
 """
 
-import numbers
 from typing import Any
+
+from slowmo_hvd.core.checks import check_integer
 
 _WHY = {
     "gradient_predivide_factor": "it splits the division of averaged gradients",
@@ -47,8 +48,4 @@ def check_backward_passes(value: Any) -> int:
 
     Gradients add up locally, as they do in Horovod, so there is nothing else to do with it.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"backward_passes_per_step must be an int >= 1, got {value!r}")
-    if value < 1:
-        raise ValueError(f"backward_passes_per_step must be an int >= 1, got {value}")
-    return int(value)
+    return check_integer("backward_passes_per_step", value, least=1)

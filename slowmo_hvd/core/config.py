@@ -1,9 +1,9 @@
 """What a user can set, and which values are legal."""
 
 import dataclasses
-import math
-import numbers
 from typing import Any
+
+from slowmo_hvd.core.checks import check_flag, check_integer, check_number
 
 BUFFER_STRATEGIES = ("auto", "reset", "maintain", "average")
 
@@ -38,13 +38,15 @@ class SlowMoConfig:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
-        set_field(self, "sync_period", _integer("sync_period", self.sync_period, least=1))
-        set_field(self, "warmup_steps", _integer("warmup_steps", self.warmup_steps, least=0))
-        set_field(self, "slow_lr", _number("slow_lr", self.slow_lr, "a finite number > 0"))
+        set_field(self, "sync_period", check_integer("sync_period", self.sync_period, least=1))
+        set_field(self, "warmup_steps", check_integer("warmup_steps", self.warmup_steps, least=0))
+        set_field(self, "slow_lr", check_number("slow_lr", self.slow_lr, "a finite number > 0"))
         set_field(
             self,
             "slow_momentum",
-            _number("slow_momentum", self.slow_momentum, "a number with 0 <= slow_momentum < 1"),
+            check_number(
+                "slow_momentum", self.slow_momentum, "a number with 0 <= slow_momentum < 1"
+            ),
         )
         if self.slow_lr <= 0:
             raise ValueError(f"slow_lr must be a finite number > 0, got {self.slow_lr}")
@@ -53,8 +55,7 @@ class SlowMoConfig:
                 "slow_momentum must be a number with 0 <= slow_momentum < 1, "
                 f"got {self.slow_momentum}"
             )
-        if not isinstance(self.nesterov, bool):
-            raise TypeError(f"nesterov must be True or False, got {self.nesterov!r}")
+        check_flag("nesterov", self.nesterov)
         if self.nesterov and self.slow_momentum == 0:
             raise ValueError(
                 "nesterov=True needs slow_momentum > 0, got 0.0: there is no momentum to look "
@@ -72,24 +73,3 @@ class SlowMoConfig:
 
 def _choices() -> str:
     return ", ".join(repr(name) for name in BUFFER_STRATEGIES)
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    # bool is an int to Python, but sync_period=True is a slip, not a one.
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int >= {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be an int >= {least}, got {value}")
-    return int(value)
-
-
-def _number(name: str, value: Any, legal: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {legal}, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int beyond all floats
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be {legal}, got {number}")
-    return number

@@ -107,9 +107,3 @@ def check_compression(compression: Any) -> None:
             "compression must be hvd.Compression.none, hvd.Compression.fp16 or a class with "
             f"their two methods, got {compression!r}"
         )
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Raise TypeError unless ``value`` is a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from slowmo_hvd.core.arguments import check_backward_passes, check_op, refuse_gradient_arguments
+from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch import gradients
 from slowmo_hvd.torch.arguments import (
     check_compression,
-    check_flag,
     check_inner,
     check_names,
     check_process_set,

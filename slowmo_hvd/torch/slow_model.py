@@ -164,8 +164,7 @@ class SlowModel:
                         momentum.mul_(decay)
                     if gain:
                         momentum.add_(displacement, alpha=gain / workers)
-            for _, param, anchor in bucket.views(bucket.anchor):
-                param.copy_(anchor)
+        self.restart(self.params())
 
     def restart(self, positions: Collection[int]) -> None:
         """Put the parameters at ``positions`` to their anchors: there they begin a window."""

@@ -1,0 +1,34 @@
+"""Checks of single values, for every argument that takes an int, a number or a bool."""
+
+import math
+import numbers
+from typing import Any
+
+
+def check_integer(name: str, value: Any, *, least: int) -> int:
+    """``value`` as an int, or TypeError, or ValueError if it is below ``least``."""
+    # bool is an int to Python, but sync_period=True is a slip, not a one.
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int >= {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be an int >= {least}, got {value}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, legal: str) -> float:
+    """``value`` as a finite float, or TypeError or ValueError that says what is ``legal``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {legal}, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be {legal}, got {number}")
+    return number
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
