@@ -81,6 +81,26 @@ def check_agreement(names: Sequence[str], by_rank: Mapping[int, Sequence[float]]
                 raise ValueError(_disagreement(name, root, ours, rank, theirs))
 
 
+def unequal_start(rank: int, root: int, apart: float) -> str:
+    """The warning of a rank whose first weights were not the root's.
+
+    Args:
+        rank: that rank.
+        root: the rank whose weights all take.
+        apart: the largest difference between two elements.
+    """
+    return (
+        f"rank {rank} started from other weights than rank {root} (up to {apart:.3g} apart) and "
+        f"takes rank {root}'s; broadcast the weights before the first step"
+    )
+
+
+def class_name(value: Any) -> str:
+    """The name of a class, or of an object's class: no address, which differs between ranks."""
+    cls = value if isinstance(value, type) else type(value)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def _disagreement(name: str, root: int, ours: float, rank: int, theirs: float) -> str:
     said = f"the ranks differ in {name}: "
     if name in _FINGERPRINTS:

@@ -5,6 +5,7 @@ an argument is accepted at its default, since scripts spell defaults out, and re
 to ignore it in silence would be to train something else than was asked for.
 """
 
+from types import ModuleType
 from typing import Any
 
 from slowmo_hvd.core.checks import check_integer
@@ -13,6 +14,8 @@ _WHY = {
     "gradient_predivide_factor": "it splits the division of averaged gradients",
     "num_groups": "it groups gradients for sending",
     "groups": "it groups gradients for sending",
+    "device_sparse": "it places sparse gradients for sending",
+    "scale_local_gradients": "it matches the scale of gradients that are not sent to averaged ones",
 }
 
 
@@ -31,16 +34,49 @@ def refuse_gradient_arguments(**given: tuple[Any, Any]) -> None:
             )
 
 
-def check_op(name: str, *, is_average: bool) -> None:
-    """Raise ValueError unless the reduction ``op``, called ``name``, is Average."""
-    if is_average:
+def check_op(op: Any, hvd: ModuleType) -> None:
+    """Raise ValueError unless ``op`` is Average.
+
+    Args:
+        op: a reduction.
+        hvd: Horovod's module for the framework, which names the reductions.
+    """
+    if op == hvd.Average:
         return
+    names = ("Sum", "Adasum", "Min", "Max", "Product")
+    name = next((name for name in names if getattr(hvd, name) == op), repr(op))
     why = (
         "Adasum combines gradients"
         if name == "Adasum"
         else "SlowMo is defined by the workers' mean"
     )
     raise ValueError(f"op={name} cannot be used with SlowMo: {why}; use op=hvd.Average")
+
+
+def check_process_set(process_set: Any, hvd: ModuleType) -> None:
+    """Raise TypeError or ValueError unless Horovod is initialised and knows the process set."""
+    if not isinstance(process_set, hvd.ProcessSet):
+        raise TypeError(
+            "process_set must be hvd.global_process_set or what hvd.add_process_set returned, "
+            f"got {process_set!r}"
+        )
+    if not hvd.is_initialized():
+        raise ValueError("Horovod has not been initialised; call hvd.init() first")
+    if process_set.size() is None:
+        raise ValueError(
+            f"{process_set} is not known to Horovod; call hvd.add_process_set(...) on every rank "
+            "and give what it returns"
+        )
+
+
+def check_compression(compression: Any) -> None:
+    """Raise TypeError unless ``compression`` is a Horovod compressor."""
+    methods = (getattr(compression, name, None) for name in ("compress", "decompress"))
+    if not all(map(callable, methods)):
+        raise TypeError(
+            "compression must be hvd.Compression.none, hvd.Compression.fp16 or a class with "
+            f"their two methods, got {compression!r}"
+        )
 
 
 def check_backward_passes(value: Any) -> int:

@@ -1,6 +1,7 @@
 """The slow momentum step as four numbers per parameter group."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from slowmo_hvd.core.config import SlowMoConfig
 
@@ -19,17 +20,23 @@ class OuterStep(NamedTuple):
     where d̄ = x_{t,0} - mean_i x^i_{t,τ} is the averaged displacement.
     """
 
-    step: float
-    carry: float
-    decay: float
-    gain: float
+    step: Any
+    carry: Any
+    decay: Any
+    gain: Any
 
 
 #: The workers' mean, with the slow momentum left as it is: a step of the warm-up.
 PLAIN_AVERAGE = OuterStep(step=1.0, carry=0.0, decay=1.0, gain=0.0)
 
 
-def outer_step(config: SlowMoConfig, gamma: float) -> OuterStep:
+def _either(condition: bool, yes: float, no: float) -> float:
+    return yes if condition else no
+
+
+def outer_step(
+    config: SlowMoConfig, gamma: Any, where: Callable[[Any, Any, Any], Any] = _either
+) -> OuterStep:
     """The coefficients of Algorithm 1, lines 7 and 8 (arXiv 1910.00643), for one group.
 
     The paper's lines::
@@ -43,14 +50,20 @@ def outer_step(config: SlowMoConfig, gamma: float) -> OuterStep:
 
     Args:
         config: α, β and the form of the step.
-        gamma: γ_t, the window's mean learning rate. At 0 there is nothing to divide by: u keeps
-            its value and x takes the (then usually zero) displacement, so no progress is lost.
+        gamma: γ_t, the window's mean learning rate, a float or a tensor without dimensions. At 0
+            there is nothing to divide by: u keeps its value and x takes the (then usually zero)
+            displacement, so no progress is lost.
+        where: ``where(condition, yes, no)`` for the type of ``gamma``.
     """
     alpha, beta = config.slow_lr, config.slow_momentum
-    if gamma < SMALLEST_GAMMA:
-        return OuterStep(step=alpha, carry=0.0, decay=1.0, gain=0.0)
+    usable = gamma >= SMALLEST_GAMMA
     if config.nesterov:
         step, carry = alpha * (1 + beta), alpha * beta**2 * gamma
     else:
         step, carry = alpha, alpha * beta * gamma
-    return OuterStep(step=step, carry=carry, decay=beta, gain=1 / gamma)
+    return OuterStep(
+        step=where(usable, step, alpha),
+        carry=where(usable, carry, 0.0),
+        decay=where(usable, beta, 1.0),
+        gain=where(usable, 1 / where(usable, gamma, 1.0), 0.0),
+    )

@@ -38,11 +38,21 @@ class Schedule:
     def tick(self) -> Sync | None:
         """Count one local step; return the sync that is now due, if one is."""
         self.step += 1
-        if self.step <= self.warmup_steps:
+        if self.is_warmup(self.step):
             return Sync.WARMUP
         self.position += 1
+        return Sync.WINDOW if self.is_due(self.step, self.position) else None
+
+    # The next two take tensors as well as ints: a graph keeps its counters in variables.
+
+    def is_warmup(self, step: Any) -> Any:
+        """Whether the ``step``-th step, counted from 1, belongs to the warm-up."""
+        return step <= self.warmup_steps
+
+    def is_due(self, step: Any, position: Any) -> Any:
+        """Whether a sync follows the ``step``-th step, the ``position``-th of its window."""
         # Not `==`: a sync that failed (a lost worker) is due again after the next step.
-        return Sync.WINDOW if self.position >= self.sync_period else None
+        return self.is_warmup(step) | (position >= self.sync_period)
 
     @property
     def warming_up(self) -> bool:

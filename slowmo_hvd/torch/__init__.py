@@ -16,10 +16,10 @@ from horovod.torch import *
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.core.stats import SyncRecord as SyncRecord
 from slowmo_hvd.core.stats import SyncStats as SyncStats
+from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 from slowmo_hvd.torch.elastic_state import register_handler as _register_handler
 from slowmo_hvd.torch.functions import broadcast_optimizer_state as broadcast_optimizer_state
 from slowmo_hvd.torch.optimizer import DistributedOptimizer as DistributedOptimizer
-from slowmo_hvd.torch.submodules import offer_submodules as _offer_submodules
 
 _offer_submodules("horovod.torch", __name__)
 _register_handler()

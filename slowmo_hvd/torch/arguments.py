@@ -1,10 +1,9 @@
-"""Checks of DistributedOptimizer's arguments that need torch or Horovod to be made."""
+"""Checks of DistributedOptimizer's arguments that need torch to be made."""
 
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import horovod.torch as hvd
 import torch
 from torch import Tensor
 
@@ -74,36 +73,4 @@ def check_names(
         raise ValueError(
             f"named_parameters lacks {len(unnamed)} of the optimizer's parameters, the first: "
             f"{unnamed[0]}; give model.named_parameters() of the same model, or leave it out"
-        )
-
-
-def op_name(op: Any) -> str:
-    """The name under which Horovod exports a reduction, or its repr."""
-    names = ("Average", "Sum", "Adasum", "Min", "Max", "Product")
-    return next((name for name in names if getattr(hvd, name) == op), repr(op))
-
-
-def check_process_set(process_set: Any) -> None:
-    """Raise TypeError or ValueError unless Horovod is initialised and knows the process set."""
-    if not isinstance(process_set, hvd.ProcessSet):
-        raise TypeError(
-            "process_set must be hvd.global_process_set or what hvd.add_process_set returned, "
-            f"got {process_set!r}"
-        )
-    if not hvd.is_initialized():
-        raise ValueError("Horovod has not been initialised; call hvd.init() first")
-    if process_set.size() is None:
-        raise ValueError(
-            f"{process_set} is not known to Horovod; call hvd.add_process_set(...) on every rank "
-            "and give what it returns"
-        )
-
-
-def check_compression(compression: Any) -> None:
-    """Raise TypeError unless ``compression`` is a Horovod compressor."""
-    methods = (getattr(compression, name, None) for name in ("compress", "decompress"))
-    if not all(map(callable, methods)):
-        raise TypeError(
-            "compression must be hvd.Compression.none, hvd.Compression.fp16 or a class with "
-            f"their two methods, got {compression!r}"
         )

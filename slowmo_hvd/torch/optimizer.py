@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from slowmo_hvd.core.arguments import check_backward_passes, check_op, refuse_gradient_arguments
+from slowmo_hvd.core.arguments import (
+    check_backward_passes,
+    check_compression,
+    check_op,
+    check_process_set,
+    refuse_gradient_arguments,
+)
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch import gradients
-from slowmo_hvd.torch.arguments import (
-    check_compression,
-    check_inner,
-    check_names,
-    check_process_set,
-    op_name,
-)
+from slowmo_hvd.torch.arguments import check_inner, check_names
 from slowmo_hvd.torch.callers import is_initialising_state
 from slowmo_hvd.torch.outer_loop import OuterLoop
 
@@ -102,7 +102,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         # Not super().__init__(): it would replace the inner optimizer's state and groups.
         check_inner(optimizer)
         check_names(named_parameters, optimizer)
-        check_op(op_name(op), is_average=op == hvd.Average)
+        check_op(op, hvd)
         refuse_gradient_arguments(
             gradient_predivide_factor=(gradient_predivide_factor, 1.0),
             num_groups=(num_groups, 0),
@@ -119,7 +119,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         )
         check_compression(compression)
         check_flag("sparse_as_dense", sparse_as_dense)
-        check_process_set(process_set)
+        check_process_set(process_set, hvd)
         self._inner = optimizer
         self._sparse_as_dense = sparse_as_dense
         self._outer = OuterLoop(optimizer, config, compression=compression, process_set=process_set)

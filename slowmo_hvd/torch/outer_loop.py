@@ -10,7 +10,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.agreement import check_agreement, figures_of
+from slowmo_hvd.core.agreement import check_agreement, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, outer_step
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
@@ -113,7 +113,7 @@ class OuterLoop:
             self.config,
             self._schedule,
             has_slow_state=self._slow is not None,
-            compression=_class_name(self._compression),
+            compression=class_name(self._compression),
             groups=[[(tuple(p.shape), str(p.dtype)) for p in group] for group in self._groups()],
         )
         family = f"slowmo.{self.process_set.process_set_id}"
@@ -158,8 +158,7 @@ class OuterLoop:
         apart = torch.stack(gaps).max().item() if gaps else 0.0
         if apart != 0:  # a NaN too
             warnings.warn(
-                f"rank {hvd.rank()} started from other weights than rank {root} (up to {apart:.3g} "
-                f"apart) and takes rank {root}'s; call hvd.broadcast_parameters first",
+                unequal_start(hvd.rank(), root, apart),
                 stacklevel=stack_level_of_user(),
             )
         self._slow.restart(new)
@@ -280,9 +279,3 @@ class OuterLoop:
         if self.process_set is None:
             self.process_set = hvd.global_process_set
         self._begin_unshared()
-
-
-def _class_name(value: Any) -> str:
-    """The name of a class, or of an object's class: no address, which differs between ranks."""
-    cls = value if isinstance(value, type) else type(value)
-    return f"{cls.__module__}.{cls.__qualname__}"

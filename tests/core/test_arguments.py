@@ -1,5 +1,6 @@
 """Horovod's arguments: accepted where they change nothing, refused with the reason elsewhere."""
 
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -36,14 +37,24 @@ def test_what_has_no_meaning_is_refused_with_the_reason_and_the_way_out(
     assert message.endswith(f"leave it at {DEFAULTS[name]!r}")
 
 
+HOROVOD = ModuleType("horovod")
+NAMES = ("Average", "Sum", "Adasum", "Min", "Max", "Product")
+vars(HOROVOD).update({name: number for number, name in enumerate(NAMES)})
+
+
 def test_average_is_the_one_reduction() -> None:
-    check_op("Average", is_average=True)
+    check_op(HOROVOD.Average, HOROVOD)
 
 
-@pytest.mark.parametrize("name", ["Sum", "Adasum", "Min", "Max", "Product"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_every_other_reduction_is_refused_with_the_way_out(name: str) -> None:
     with pytest.raises(ValueError, match=f"^op={name} cannot be used .*use op=hvd.Average$"):
-        check_op(name, is_average=False)
+        check_op(getattr(HOROVOD, name), HOROVOD)
+
+
+def test_a_reduction_that_horovod_has_not_is_refused_by_its_value() -> None:
+    with pytest.raises(ValueError, match=r"^op='mean' cannot be used"):
+        check_op("mean", HOROVOD)
 
 
 @pytest.mark.parametrize("passes", [1, 2, 100])

@@ -106,7 +106,7 @@ def test_unequal_starts_become_the_roots_with_one_warning_that_says_how_far() ->
     expected = [
         f"rank {hvd.rank()} started from other weights than rank 0 "
         f"(up to {0.5 * hvd.rank():.3g} apart) and takes rank 0's; "
-        "call hvd.broadcast_parameters first"
+        "broadcast the weights before the first step"
     ]
     assert [str(warning.message) for warning in caught] == (expected if hvd.rank() else [])
     assert weight.tolist() == [1, 1]
