@@ -38,6 +38,7 @@ def figures_of(
     has_slow_state: bool,
     compression: str,
     groups: Sequence[Sequence[Parameter]],
+    gradients_per_step: int = 1,
 ) -> Figures:
     """The numbers that must be equal.
 
@@ -47,12 +48,14 @@ def figures_of(
         has_slow_state: whether this rank has an anchor already.
         compression: a name of how displacements are compressed.
         groups: shape and dtype of each parameter, in each parameter group.
+        gradients_per_step: how many gradients add up before each local step.
     """
     shapes = [shape for group in groups for shape, _ in group]
     figures = {
         "slowmo_hvd's version": _fingerprint(__version__),
         **{name: value for name, value in config.asdict().items() if name != "buffers"},
         "buffers": BUFFER_STRATEGIES.index(config.buffers),
+        "gradients per step": gradients_per_step,
         "compression": _fingerprint(compression),
         "whether there is a slow state": has_slow_state,
         "steps taken": schedule.step,

@@ -1,0 +1,44 @@
+"""``import slowmo_hvd.tensorflow as hvd`` where ``import horovod.tensorflow as hvd`` stood.
+
+Everything that horovod.tensorflow offers is here, submodules included; what SlowMo changes is
+ours, and what Horovod wrote for Keras 2 is written anew for Keras 3.
+"""
+
+# ruff: noqa: E402, F403
+from typing import TYPE_CHECKING, Any
+
+from slowmo_hvd.core.horovod import require_horovod
+
+require_horovod("tensorflow")
+
+from slowmo_hvd.tensorflow.requirements import require_keras_3_on_tensorflow
+
+require_keras_3_on_tensorflow()
+
+from horovod.tensorflow import *
+
+from slowmo_hvd.core.schedule import Sync as Sync
+from slowmo_hvd.core.stats import SyncRecord as SyncRecord
+from slowmo_hvd.core.stats import SyncStats as SyncStats
+from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
+from slowmo_hvd.tensorflow import elastic as elastic
+from slowmo_hvd.tensorflow.compile_hook import install as _install
+from slowmo_hvd.tensorflow.functions import broadcast_variables as broadcast_variables
+from slowmo_hvd.tensorflow.gradient_tape import (
+    DistributedGradientTape as DistributedGradientTape,
+)
+from slowmo_hvd.tensorflow.gradient_tape import (
+    PartialDistributedGradientTape as PartialDistributedGradientTape,
+)
+from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer as DistributedOptimizer
+from slowmo_hvd.tensorflow.sync_batch_norm import (
+    SyncBatchNormalization as SyncBatchNormalization,
+)
+
+_offer_submodules("horovod.tensorflow", __name__)
+_install()
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """All else is Horovod's, which has no types."""

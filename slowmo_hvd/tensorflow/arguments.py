@@ -1,0 +1,94 @@
+"""Checks of DistributedOptimizer's arguments that need Keras or TensorFlow to be made."""
+
+from typing import Any
+
+import horovod.tensorflow as hvd
+import keras
+from horovod.common import process_sets
+
+from slowmo_hvd.core.agreement import class_name
+from slowmo_hvd.core.arguments import check_process_set
+
+_OF_THE_INNER = {
+    "learning_rate",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+}
+
+
+def check_inner(optimizer: Any, distributed: type) -> None:
+    """Raise unless ``optimizer`` is a Keras 3 optimizer that is not ``distributed`` yet.
+
+    Raises:
+        TypeError: it is no Keras 3 optimizer.
+        ValueError: it is distributed already.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"optimizer must be a keras.optimizers.Optimizer of Keras 3, got {optimizer!r}"
+        )
+    inside: Any = optimizer
+    while inside is not None:
+        if isinstance(inside, distributed) or hasattr(inside, "_allreduce_grads"):
+            raise ValueError(
+                "optimizer is a DistributedOptimizer already; give the optimizer inside it, since "
+                "SlowMo takes the place of Horovod's gradient averaging"
+            )
+        inside = vars(inside).get("inner_optimizer")
+
+
+def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
+    """Raise for keyword arguments that the outer optimizer has not.
+
+    Raises:
+        ValueError: one that every Keras optimizer has.
+        TypeError: any other.
+    """
+    for name in kwargs:
+        if name in _OF_THE_INNER:
+            raise ValueError(
+                f"DistributedOptimizer does not support `{name}`. Instead, set `{name}` on the "
+                "inner optimizer."
+            )
+        raise TypeError(f"DistributedOptimizer() got an unexpected keyword argument {name!r}")
+
+
+def name_of_compression(compression: Any) -> str:
+    """The name under which `compression_by_name` finds it again."""
+    names = ("none", "fp16")
+    known = (name for name in names if getattr(hvd.Compression, name) is compression)
+    return next(known, class_name(compression))
+
+
+def compression_by_name(name: str) -> Any:
+    """The compressor that was saved, or ValueError for one that is not Horovod's."""
+    if name not in ("none", "fp16"):
+        raise ValueError(
+            f"the optimizer was saved with compression {name}, which is not Horovod's: load the "
+            "model with compile=False, and compile it with a new DistributedOptimizer"
+        )
+    return getattr(hvd.Compression, name)
+
+
+def process_set_by_ranks(ranks: list[int] | None) -> Any:
+    """The process set that was saved, or ValueError if Horovod has none of these ranks."""
+    if ranks is None:
+        return hvd.global_process_set
+    known = process_sets._basics._get_process_set_ids_and_ranks()
+    for number, its_ranks in known.items():
+        if list(its_ranks) == ranks:
+            process_set = hvd.ProcessSet(ranks)
+            process_set.process_set_id = number
+            check_process_set(process_set, hvd)
+            return process_set
+    raise ValueError(
+        f"the optimizer was saved for the process set of ranks {ranks}, which is not known to "
+        "Horovod here; call hvd.add_process_set(...) on every rank before loading"
+    )

@@ -1,0 +1,71 @@
+"""Where a step can be taken: eagerly or in a ``tf.function``, and nowhere else."""
+
+import sys
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from slowmo_hvd.tensorflow.slow_model import native
+
+_LOSS_SCALE = keras.optimizers.LossScaleOptimizer.__module__
+_DEPTH = 8  # frames of Keras and TensorFlow between a LossScaleOptimizer and us
+
+
+def check_context() -> None:
+    """Raise ValueError where a sync could not be carried out, or not by all ranks.
+
+    That is inside an XLA computation, inside a LossScaleOptimizer, which skips its optimizer
+    on the rank that overflows alone, and in a graph of TensorFlow 1.
+    """
+    with tf.init_scope():
+        if not tf.executing_eagerly():
+            raise ValueError("DistributedOptimizer needs TensorFlow 2, with eager execution on")
+    if tf.inside_function() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        raise ValueError(
+            "DistributedOptimizer cannot step inside XLA, where Horovod has no collectives: leave "
+            "jit_compile=True out of this tf.function, or compile the model with jit_compile=False"
+        )
+    if _inside_loss_scale():
+        raise ValueError(
+            "a LossScaleOptimizer around DistributedOptimizer would skip steps on the rank that "
+            "overflows alone, and the ranks would wait for each other for ever: put it inside, "
+            "hvd.DistributedOptimizer(keras.optimizers.LossScaleOptimizer(optimizer))"
+        )
+
+
+def initialised(variables: Iterable[Any]) -> bool:
+    """Whether the variables have values: not so while a ``tf.function`` that makes them is traced.
+
+    TensorFlow traces such a function twice, and runs only what the second trace made.
+    """
+    with tf.init_scope():
+        return all(bool(native(variable).is_initialized().numpy()) for variable in variables)
+
+
+def traced_for_making_variables() -> None:
+    """Make the graph one that must not run, in the first of the two traces.
+
+    It would run where a variable's first value depends on the function's arguments.
+    """
+    tf.debugging.Assert(
+        False,
+        [
+            "DistributedOptimizer cannot step in a tf.function that makes the model's variables "
+            "from its arguments: call the model on one batch before the first step"
+        ],
+    )
+
+
+def _inside_loss_scale() -> bool:
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(_DEPTH):
+        if frame is None:
+            return False
+        if frame.f_globals.get("__name__") == _LOSS_SCALE:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,140 @@
+"""Horovod's elastic training: state that survives the loss and the arrival of workers.
+
+`run` is Horovod's own. Its states are replaced: on Keras 3 ``TensorFlowKerasState`` fails where it
+asks the optimizer for its variables, and ``TensorFlowState`` broadcasts when it is made, which a
+worker that arrives later does alone, and never in ``sync``.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import horovod.tensorflow as hvd
+import numpy as np
+from horovod.common.elastic import ObjectState
+from horovod.tensorflow.elastic import run as run
+
+from slowmo_hvd.tensorflow.functions import broadcast_variables, shared_variables
+from slowmo_hvd.tensorflow.slow_model import native
+
+__all__ = ["TensorFlowKerasState", "TensorFlowState", "run"]
+
+
+class _VariablesState(ObjectState):  # type: ignore[misc]
+    """Variables and, as attributes, plain objects, with a copy of both as last committed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._values: list[Any] = []
+        self._save_variables()
+        super().__init__(bcast_object=hvd.broadcast_object, get_rank=hvd.rank, **kwargs)
+
+    def _saved_variables(self) -> Sequence[Any]:
+        """All that a restore must bring back."""
+        raise NotImplementedError
+
+    def _broadcast(self) -> None:
+        """Give every rank the variables of rank 0."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """Copy variables and objects to this worker's memory."""
+        self._save_variables()
+        super().save()
+
+    def restore(self) -> None:
+        """Bring variables and objects back to what was last saved or synchronized."""
+        for variable, value in zip(self._saved_variables(), self._values, strict=True):
+            variable.assign(value)
+        super().restore()
+
+    def sync(self) -> None:
+        """Give every rank rank 0's variables and objects, and save them. A collective."""
+        self._broadcast()
+        self._save_variables()
+        super().sync()
+
+    def _save_variables(self) -> None:
+        # numpy() of a variable on the CPU may be its own memory, which the next step overwrites.
+        self._values = [np.array(native(v).numpy(), copy=True) for v in self._saved_variables()]
+
+
+class TensorFlowKerasState(_VariablesState):
+    """A Keras model and its optimizer in elastic training, slow state and all.
+
+    In the place of ``horovod.tensorflow.elastic.TensorFlowKerasState``. The states of the model's
+    random generators are saved and restored, but remain each worker's own in ``sync``.
+
+    Args:
+        model: a built Keras model.
+        optimizer: its optimizer, where it is not compiled into the model. It is built if it is
+            not yet.
+        backend: not used; Horovod needs it for TensorFlow 1.
+        **kwargs: what else to save and synchronize, as attributes of this object.
+
+    Raises:
+        ValueError: the model is not built, or there is no optimizer.
+    """
+
+    def __init__(
+        self, model: Any, optimizer: Any = None, backend: Any = None, **kwargs: Any
+    ) -> None:
+        if not model.built:
+            raise ValueError(
+                "Model must be built first, as its variables are what is saved: begin it with "
+                "keras.Input(shape), or run `model.build(input_shape)`"
+            )
+        self.model = model
+        self.optimizer: Any = model.optimizer if optimizer is None else optimizer
+        self.backend = backend
+        if self.optimizer is None:
+            raise ValueError(
+                "the model is not compiled with an optimizer, and none is given: compile it, or "
+                "pass optimizer="
+            )
+        if not self.optimizer.built:
+            self.optimizer.build(model.trainable_variables)
+        super().__init__(**kwargs)
+
+    def _saved_variables(self) -> Sequence[Any]:
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def _broadcast(self) -> None:
+        broadcast_variables([*shared_variables(self.model), *self.optimizer.variables], root_rank=0)
+        if hasattr(self.optimizer, "after_broadcast"):  # SlowMo's
+            self.optimizer.after_broadcast()
+
+
+class TensorFlowState(_VariablesState):
+    """Variables in elastic training.
+
+    In the place of ``horovod.tensorflow.elastic.TensorFlowState``.
+
+    Args:
+        variables: Keras variables or tf.Variables; with TensorFlow 2 there is no default.
+        session: must be None; Horovod needs it for TensorFlow 1.
+        **kwargs: what else to save and synchronize, as attributes of this object.
+
+    Raises:
+        ValueError: no variables are given, or a session is.
+    """
+
+    def __init__(
+        self, variables: Iterable[Any] | None = None, session: Any = None, **kwargs: Any
+    ) -> None:
+        if session is not None:
+            raise ValueError(
+                "TensorFlowState takes no session: sessions are TensorFlow 1's, and Keras 3 needs "
+                "TensorFlow 2; leave it out"
+            )
+        if variables is None:
+            raise ValueError(
+                "TensorFlowState needs the variables to save: TensorFlow 2 keeps no list of them; "
+                "pass variables=[...]"
+            )
+        self.variables = list(variables)
+        super().__init__(**kwargs)
+
+    def _saved_variables(self) -> Sequence[Any]:
+        return self.variables
+
+    def _broadcast(self) -> None:
+        broadcast_variables(self.variables, root_rank=0)

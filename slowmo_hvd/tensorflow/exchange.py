@@ -1,0 +1,147 @@
+"""The collectives of SlowMo: sums over the workers, and nothing else.
+
+Every rank calls these in the same order with the same names and sizes, because the optimizer
+calls them by the schedule alone. A sum is also the one collective that Horovod still carries out
+after a rank has called ``hvd.join()``: such a rank adds zeros. Only `gather_json` is none.
+
+Horovod knows a tensor by the name of its node in the graph, without the scopes around it; so all
+of this runs in graphs, also when it is called eagerly, where nodes have no names of their own.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+_LARGEST_POWER = 100  # of two, by which displacements are scaled for half precision
+
+
+def sum_(
+    flats: Sequence[Any], tail: Any, *, name: str, compression: Any, process_set: Any, device: str
+) -> tuple[list[Any], Any, int]:
+    """Sum flat tensors over the process set, in a graph.
+
+    Args:
+        flats: float tensors of one dimension, of equal sizes on every rank.
+        tail: a float64 tensor of one dimension, figures that must arrive unharmed. It travels at
+            the end of the first flat tensor, and by itself and uncompressed with a compression.
+        name: the collectives' name, in use for nothing else.
+        compression: a Horovod compressor; the same on every rank, which decides what is sent.
+        process_set: the ranks that take part, this one among them.
+        device: where to sum, or "" where Horovod thinks best.
+
+    Returns:
+        The sums of the flat tensors, that of the tail, and the bytes handed to allreduce.
+    """
+    if compression is not hvd.Compression.none:
+        return _sum_compressed(flats, tail, name, compression, process_set, device)
+    first, *others = flats
+    joined = tf.concat([first, tf.cast(tail, first.dtype)], 0)
+    wires = [joined, *others]
+    sums = [_sum(wire, f"{name}.{index}", process_set, device) for index, wire in enumerate(wires)]
+    size = first.shape[0]
+    tail_sum = tf.cast(sums[0][size:], tf.float64)
+    return [sums[0][:size], *sums[1:]], tail_sum, sum(map(_bytes, wires))
+
+
+def _sum_compressed(
+    flats: Sequence[Any], tail: Any, name: str, compression: Any, process_set: Any, device: str
+) -> tuple[list[Any], Any, int]:
+    """As `sum_`, with the tensors scaled to what half precision can hold.
+
+    Displacements are smaller than gradients by the learning rate, and would vanish below 6e-8.
+    So the workers first add up their largest elements, beside the tail: no element of the sum is
+    larger than that, and a power of two that brings it near 2**15 is exact and equal everywhere.
+    """
+    peaks = [tf.reduce_max(tf.abs(flat)) for flat in flats if flat.shape[0]]
+    peak = tf.reduce_max(tf.stack([tf.cast(value, tf.float64) for value in peaks]))
+    figures = tf.concat([tail, peak[None]], 0)
+    sent = _bytes(figures)
+    figures = _sum(figures, f"{name}.tail", process_set, device)
+    peak = figures[-1]
+    usable = tf.math.is_finite(peak) & (peak > 0)
+    power = tf.floor(15 - tf.math.log(tf.where(usable, peak, 1.0)) / math.log(2))
+    scale = tf.where(usable, 2.0 ** tf.minimum(power, _LARGEST_POWER), 1.0)
+    sums = []
+    for index, flat in enumerate(flats):
+        wire, context = compression.compress(flat * tf.cast(scale, flat.dtype))
+        sent += _bytes(wire)
+        total = _sum(wire, f"{name}.{index}", process_set, device)
+        sums.append(compression.decompress(total, context) / tf.cast(scale, flat.dtype))
+    return sums, figures[:-1], sent
+
+
+def sum_now(tensor: Any, *, name: str, process_set: Any) -> Any:
+    """The eager tensor's sum over the process set."""
+    return _run(lambda value: _sum(value, name, process_set, ""), tensor)
+
+
+def average_now(variables: Sequence[Any], *, name: str, process_set: Any) -> int:
+    """Make each of these float variables its mean over the workers; return the bytes sent.
+
+    Eager. The sum of equal float32 numbers, and its quotient, are exact in the float64 on the wire:
+    values that agree keep every bit. A rank that has joined (``hvd.join()``) counts for nothing.
+    """
+    if not variables or process_set.size() == 1:  # equal on every rank
+        return 0
+    parts = [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in variables]
+    wire = tf.concat([*parts, tf.ones([1], tf.float64)], 0)  # the last counts the workers
+    total = sum_now(wire, name=name, process_set=process_set)
+    sizes = [variable.shape.num_elements() for variable in variables]
+    means = tf.split(total[:-1] / total[-1], sizes)
+    for variable, mean in zip(variables, means, strict=True):
+        variable.assign(tf.cast(tf.reshape(mean, variable.shape), variable.dtype))
+    return _bytes(wire)
+
+
+def gather_figures(
+    figures: Sequence[float], *, name: str, process_set: Any
+) -> dict[int, list[float]]:
+    """Every worker's figures by its rank; ranks that have joined are left out.
+
+    An allgather written as a sum of float64 rows, so that it works after a ``hvd.join()`` too,
+    and carries plain numbers.
+    """
+    rows = [[0.0] * (2 + len(figures)) for _ in range(process_set.size())]
+    rows[process_set.rank()] = [1.0, hvd.rank(), *figures]
+    table = sum_now(tf.constant(rows, tf.float64), name=name, process_set=process_set)
+    return {int(rank): row for present, rank, *row in table.numpy().tolist() if present}
+
+
+def gather_json(value: Any, *, name: str, process_set: Any) -> list[Any]:
+    """Every worker's ``value``, in rank order, sent as JSON. Not after a ``hvd.join()``."""
+    line = tf.constant(list((json.dumps(value) + "\n").encode()), tf.uint8)
+    gathered = _run(
+        lambda line: hvd.allgather(
+            line, name=f"HorovodAllgather.{name}", ignore_name_scope=True, process_set=process_set
+        ),
+        line,
+    )
+    return [json.loads(text) for text in bytes(gathered.numpy()).decode().splitlines()]
+
+
+def _run(collective: Callable[[Any], Any], tensor: Any) -> Any:
+    """The collective in a graph of its own, since only there an operation has a name.
+
+    Not by calling the ``tf.function`` itself, which would warn about tracing from its fifth time.
+    """
+    return tf.function(collective, autograph=False).get_concrete_function(tensor)(tensor)
+
+
+def _sum(tensor: Any, name: str, process_set: Any, device: str) -> Any:
+    # Horovod's elastic.run takes an error for one to recover from if it names its operation.
+    return hvd.allreduce(
+        tensor,
+        device_dense=device,
+        op=hvd.Sum,
+        name=f"HorovodAllreduce.{name}",
+        process_set=process_set,
+        ignore_name_scope=True,
+    )
+
+
+def _bytes(tensor: Any) -> int:
+    return int(math.prod(tensor.shape)) * int(tensor.dtype.size)

@@ -1,0 +1,112 @@
+"""Horovod's functions on variables, for those of Keras 3 too."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+from horovod.tensorflow.functions import *  # noqa: F403
+
+from slowmo_hvd.tensorflow.slow_model import native
+
+_CHUNK = 64 * 2**20  # bytes that travel at once; a few times as much is their temporary memory
+
+
+def broadcast_variables(
+    variables: Iterable[Any],
+    root_rank: int,
+    process_set: Any = hvd.global_process_set,
+    inplace: bool = False,
+) -> Any:
+    """Give every rank the root's values of these variables, eagerly or in a ``tf.function``.
+
+    In the place of ``horovod.tensorflow.broadcast_variables``, which takes no variables of
+    Keras 3. It also pairs the ranks' variables by name, though a layer that Keras names gets
+    another name on a rank that has built a model before: here they pair by their order. And it
+    takes all dtypes that have bytes, bfloat16 and uint32 among them. A collective over the
+    process set.
+
+    Args:
+        variables: Keras variables or tf.Variables: on every rank as many, in the same order, of
+            the same shapes and dtypes.
+        root_rank: the global rank whose values all take.
+        process_set: the ranks that take part.
+        inplace: write into the variables' own memory. That is Horovod's function, which pairs by
+            name and refuses some dtypes, but needs no temporary memory.
+
+    Returns:
+        In a graph the operation that assigns; None eagerly, when all is done.
+    """
+    natives = [native(variable) for variable in variables]
+    if inplace:
+        return hvd.broadcast_variables(natives, root_rank, process_set=process_set, inplace=True)
+    eager = tf.executing_eagerly()
+    assignments = []
+    for index, chunk in enumerate(_chunks(natives)):
+        wire = tf.concat([_to_bytes(variable.read_value()) for variable in chunk], 0)
+        received = _broadcast(wire, root_rank, index, process_set, eager)
+        for variable, part in zip(chunk, tf.split(received, list(map(_size, chunk))), strict=True):
+            assignments.append(variable.assign(_from_bytes(part, variable)))
+    return None if eager else tf.group(*assignments)
+
+
+def shared_variables(model: Any) -> list[Any]:
+    """The model's variables that workers share: all but the states of its random generators.
+
+    Keras 3 counts those among the variables. With one state for all, every worker would drop the
+    same units.
+    """
+    own = {
+        id(native(generator.state))
+        for layer in model._flatten_layers()
+        for generator in layer._seed_generators
+    }
+    return [variable for variable in model.variables if id(native(variable)) not in own]
+
+
+def _chunks(variables: Iterable[Any]) -> Iterator[list[Any]]:
+    """The variables in order, as many at once as have `_CHUNK` bytes, but always one."""
+    chunk: list[Any] = []
+    for variable in variables:
+        if chunk and sum(map(_size, chunk)) + _size(variable) > _CHUNK:
+            yield chunk
+            chunk = []
+        chunk.append(variable)
+    if chunk:
+        yield chunk
+
+
+def _size(variable: Any) -> int:
+    """Bytes."""
+    return int(variable.shape.num_elements()) * int(variable.dtype.size)
+
+
+def _to_bytes(value: Any) -> Any:
+    # A bool is one byte too, but bitcast does not take it.
+    raw = tf.cast(value, tf.uint8) if value.dtype == tf.bool else tf.bitcast(value, tf.uint8)
+    return tf.reshape(raw, [-1])
+
+
+def _from_bytes(raw: Any, variable: Any) -> Any:
+    dtype = variable.dtype
+    if dtype == tf.bool:
+        return tf.reshape(tf.cast(raw, tf.bool), variable.shape)
+    rows = tf.reshape(raw, [-1, dtype.size]) if dtype.size > 1 else raw
+    return tf.reshape(tf.bitcast(rows, dtype), variable.shape)
+
+
+def _broadcast(wire: Any, root_rank: int, index: int, process_set: Any, eager: bool) -> Any:
+    def send(tensor: Any) -> Any:
+        return hvd.broadcast(
+            tensor,
+            root_rank,
+            name=f"HorovodBroadcast.slowmo.variables.{index}",
+            ignore_name_scope=True,
+            process_set=process_set,
+        )
+
+    if not eager:
+        return send(wire)
+    # Only an operation in a graph has a name by which Horovod can pair it. Calling the
+    # tf.function itself would warn about tracing from its fifth time on.
+    return tf.function(send, autograph=False).get_concrete_function(wire)(wire)

@@ -1,0 +1,51 @@
+"""``hvd.DistributedGradientTape``, so that Horovod's scripts run: gradients stay local."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from slowmo_hvd.tensorflow.outer_loop import loops_made
+
+
+def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+    """The tape itself, in the place of ``horovod.tensorflow.DistributedGradientTape``.
+
+    Horovod's averages gradients in every step. Under SlowMo each worker steps on its own, and the
+    optimizer brings the workers together.
+
+    Args:
+        gradtape: the tape.
+        args: Horovod's further arguments, about the sending of gradients: without effect.
+        kwargs: likewise.
+
+    Raises:
+        TypeError: ``gradtape`` is no tape.
+        ValueError: there is no DistributedOptimizer, so that nothing would bring the workers
+            together.
+    """
+    if not isinstance(gradtape, tf.GradientTape):
+        raise TypeError(f"gradtape must be a tf.GradientTape, got {gradtape!r}")
+    if not loops_made:
+        raise ValueError(
+            "DistributedGradientTape leaves gradients local under SlowMo, and there is no "
+            "DistributedOptimizer that would average the workers: wrap the optimizer too, "
+            "optimizer = hvd.DistributedOptimizer(optimizer)"
+        )
+    return gradtape
+
+
+def PartialDistributedGradientTape(  # noqa: N802
+    gradtape: tf.GradientTape, *args: Any, **kwargs: Any
+) -> Any:
+    """As `DistributedGradientTape`; layers of one worker alone are refused.
+
+    Raises:
+        ValueError: ``local_layers`` are given. SlowMo averages all variables of its optimizer.
+    """
+    local = kwargs.pop("local_layers", None)
+    if local:
+        raise ValueError(
+            "local_layers cannot be kept out of SlowMo's average here: give their variables an "
+            "optimizer of their own that is not distributed"
+        )
+    return DistributedGradientTape(gradtape, *args, **kwargs)

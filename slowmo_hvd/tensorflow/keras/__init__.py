@@ -1,0 +1,23 @@
+"""``import slowmo_hvd.tensorflow.keras as hvd`` where ``import horovod.tensorflow.keras`` stood.
+
+Everything that horovod.tensorflow.keras offers is here. What Keras 3 broke of it, callbacks,
+elastic states and `load_model`, is written anew.
+"""
+
+# ruff: noqa: F403
+from typing import TYPE_CHECKING, Any
+
+from horovod.tensorflow.keras import *
+
+from slowmo_hvd.core.schedule import Sync as Sync
+from slowmo_hvd.core.stats import SyncRecord as SyncRecord
+from slowmo_hvd.core.stats import SyncStats as SyncStats
+from slowmo_hvd.tensorflow.keras import callbacks as callbacks
+from slowmo_hvd.tensorflow.keras import elastic as elastic
+from slowmo_hvd.tensorflow.keras.load import load_model as load_model
+from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer as DistributedOptimizer
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """All else is Horovod's, which has no types."""

@@ -1,0 +1,435 @@
+"""DistributedOptimizer: τ local steps of any Keras optimizer, one allreduce, one slow step."""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import horovod.tensorflow as hvd
+import keras
+import tensorflow as tf
+
+from slowmo_hvd.core.arguments import (
+    check_backward_passes,
+    check_compression,
+    check_op,
+    check_process_set,
+    refuse_gradient_arguments,
+)
+from slowmo_hvd.core.checks import check_flag
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.tensorflow.arguments import (
+    check_inner,
+    compression_by_name,
+    name_of_compression,
+    process_set_by_ranks,
+    refuse_arguments_of_the_inner,
+)
+from slowmo_hvd.tensorflow.context import (
+    check_context,
+    initialised,
+    traced_for_making_variables,
+)
+from slowmo_hvd.tensorflow.exchange import average_now
+from slowmo_hvd.tensorflow.leaves import groups_of, leaves
+from slowmo_hvd.tensorflow.outer_loop import OuterLoop
+from slowmo_hvd.tensorflow.slow_model import native
+from slowmo_hvd.tensorflow.statistics import average_statistics
+
+
+@keras.saving.register_keras_serializable(package="slowmo_hvd")
+class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """SlowMo around any Keras 3 optimizer, in the place of Horovod's DistributedOptimizer.
+
+    Each worker takes ``sync_period`` (τ) steps of ``optimizer`` on its own gradients; then the
+    workers average their displacements d̄ by one allreduce, and a slow momentum step follows
+    (arXiv 1910.00643, Algorithm 1; γ is the learning rate)::
+
+        u ← β u + d̄ / γ
+        x ← x_0 - α γ u
+
+    Compile a model with it, or call `apply_gradients` in a loop of your own, eagerly or in
+    ``tf.function``. What belongs to the steps is set on the inner optimizer: clipping, weight
+    decay, averages of the weights (EMA), gradient accumulation, the learning-rate schedule.
+
+    Args:
+        optimizer: the inner optimizer, any ``keras.optimizers.Optimizer``. Under the global
+            policy mixed_float16 it gets a LossScaleOptimizer around it by ``model.compile``.
+        name: the optimizer's name.
+        device_dense: where the displacements are summed; "" where Horovod thinks best.
+        device_sparse: only ""; SlowMo sends no gradients.
+        compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire;
+            they are scaled to fit. Averaged buffers are not compressed.
+        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones.
+        gradient_predivide_factor: only 1.0; SlowMo sends no gradients.
+        op: ``hvd.Average``, the only reduction that SlowMo knows.
+        backward_passes_per_step: gradients that add up before each step of the inner optimizer,
+            by its ``gradient_accumulation_steps``. The steps count for ``sync_period``.
+        average_aggregated_gradients: divide what has added up by ``backward_passes_per_step``.
+        num_groups: only 0; SlowMo sends no gradients.
+        groups: only None, likewise.
+        process_set: the ranks that train together. On other ranks the optimizer stays local.
+        scale_local_gradients: only True; SlowMo sends no gradients.
+        sync_period: τ, local steps between two averages, >= 1.
+        slow_lr: α, the slow learning rate, > 0.
+        slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD.
+        nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
+        buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
+            begins; "auto" resets for SGD and maintains for Adam and all others.
+        warmup_steps: the number of first steps that are each followed by a plain average.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range, one without meaning for SlowMo, or an optimizer
+            that is distributed already.
+    """
+
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        name: str | None = None,
+        device_dense: str = "",
+        device_sparse: str = "",
+        compression: Any = hvd.Compression.none,
+        sparse_as_dense: bool = False,
+        gradient_predivide_factor: float = 1.0,
+        op: Any = hvd.Average,
+        backward_passes_per_step: int = 1,
+        average_aggregated_gradients: bool = False,
+        num_groups: int = 0,
+        groups: Any = None,
+        process_set: Any = hvd.global_process_set,
+        scale_local_gradients: bool = True,
+        *,
+        sync_period: int = 12,
+        slow_lr: float = 1.0,
+        slow_momentum: float = 0.5,
+        nesterov: bool = False,
+        buffers: str = "auto",
+        warmup_steps: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        check_inner(optimizer, DistributedOptimizer)
+        refuse_arguments_of_the_inner(kwargs)
+        check_op(op, hvd)
+        refuse_gradient_arguments(
+            device_sparse=(device_sparse, ""),
+            gradient_predivide_factor=(gradient_predivide_factor, 1.0),
+            num_groups=(num_groups, 0),
+            groups=(groups, None),
+            scale_local_gradients=(scale_local_gradients, True),
+        )
+        config = SlowMoConfig(
+            sync_period=sync_period,
+            slow_lr=slow_lr,
+            slow_momentum=slow_momentum,
+            nesterov=nesterov,
+            buffers=buffers,
+            warmup_steps=warmup_steps,
+        )
+        check_compression(compression)
+        check_flag("sparse_as_dense", sparse_as_dense)
+        check_flag("average_aggregated_gradients", average_aggregated_gradients)
+        check_process_set(process_set, hvd)
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                "DistributedOptimizer cannot be made inside a tf.distribute strategy: Horovod "
+                "takes its place, with one process for each device"
+            )
+        super().__init__(learning_rate=0.0, name=name or f"Distributed{type(optimizer).__name__}")
+        self.inner_optimizer = optimizer
+        self.sparse_as_dense = sparse_as_dense
+        self.average_aggregated_gradients = average_aggregated_gradients
+        self.backward_passes_per_step = check_backward_passes(backward_passes_per_step)
+        self._accumulate(self.backward_passes_per_step)
+        self._compression = compression
+        self._device_dense = device_dense
+        self._outer = OuterLoop(
+            config, compression=compression, process_set=process_set, device=device_dense
+        )
+        self._model: Callable[[], Any] = lambda: None
+        self._averaged_at = 0  # steps taken when the model's statistics were last averaged
+
+    def _accumulate(self, passes: int) -> None:
+        if passes == 1:
+            return
+        for leaf in leaves(self.inner_optimizer):
+            if leaf.gradient_accumulation_steps not in (None, passes):
+                raise ValueError(
+                    f"backward_passes_per_step={passes} and the inner optimizer's "
+                    f"gradient_accumulation_steps={leaf.gradient_accumulation_steps} are two "
+                    "answers to one question; give one of them"
+                )
+            leaf.gradient_accumulation_steps = passes
+
+    # ---- the inner optimizer's own -------------------------------------------------------
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    @property
+    def iterations(self) -> Any:
+        """The inner optimizer's: its steps, those of a rank's overflow left out."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def variables(self) -> "CallableList":
+        """The slow state, the counters, and all that the inner optimizer has."""
+        return CallableList(self._variables + list(self.inner_optimizer.variables))
+
+    def scale_loss(self, loss: Any) -> Any:
+        """As the inner optimizer's."""
+        return self.inner_optimizer.scale_loss(loss)
+
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        """As the inner optimizer's."""
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Settings of the inner optimizer, such as momentum and beta_1, by which scripts and
+        # callbacks know it.
+        if name.startswith("_") or "inner_optimizer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.inner_optimizer, name)
+
+    # ---- training ------------------------------------------------------------------------
+
+    @property
+    def process_set(self) -> Any:
+        """The ranks that train together."""
+        return self._outer.process_set
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Make the inner optimizer's variables and the slow state."""
+        if self.built:
+            return
+        variables = list(variables)
+        # Out of the graph that a step may be traced for: what is made there has no value yet.
+        with tf.init_scope(), tf.name_scope(self.name):
+            if not self.inner_optimizer.built:
+                self.inner_optimizer.build(variables)
+            super().build(variables)
+            self._outer.build(groups_of(self.inner_optimizer), self.add_variable)
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:
+        """One local step, and the sync that it makes due.
+
+        Args:
+            grads_and_vars: pairs of this worker's own gradient and variable.
+            kwargs: ``name`` and ``experimental_aggregate_gradients`` of Keras 2, without effect.
+
+        Returns:
+            The inner optimizer's count of steps.
+
+        Raises:
+            ValueError: in the first step, on every rank, if the ranks do not agree on the
+                configuration, the model or the position.
+        """
+        unknown = set(kwargs) - {"name", "experimental_aggregate_gradients"}
+        if unknown:
+            raise TypeError(f"apply_gradients() got unexpected arguments: {sorted(unknown)}")
+        grads, variables = zip(*grads_and_vars, strict=True)
+        self.apply(grads, variables)
+        return self.iterations
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """One local step, and the sync that it makes due.
+
+        A step whose gradients overflowed on this rank is left out by the LossScaleOptimizer
+        inside, and still counts.
+
+        Args:
+            grads: this worker's own gradients.
+            trainable_variables: a variable for each; may be left out once the optimizer is built.
+
+        Raises:
+            ValueError: as `apply_gradients`.
+        """
+        grads = list(grads)
+        if not grads:
+            return
+        check_context()
+        if not self.built:
+            if trainable_variables is None:
+                raise ValueError(
+                    "the optimizer does not know its variables yet: give apply() the variables of "
+                    "the gradients, or call optimizer.build(model.trainable_variables) first"
+                )
+            trainable_variables = list(trainable_variables)
+            if not initialised(trainable_variables):
+                traced_for_making_variables()
+                return
+            self.build(trainable_variables)
+        self._outer.before_step()
+        learning_rates = self._outer.learning_rates()
+        self.inner_optimizer.apply(self._prepared(grads), trainable_variables)
+        self._outer.after_step(learning_rates)
+
+    def _prepared(self, grads: list[Any]) -> list[Any]:
+        if self.sparse_as_dense:
+            grads = [
+                tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads
+            ]
+        if self.backward_passes_per_step > 1 and not self.average_aggregated_gradients:
+            # Keras takes the mean of what has added up, Horovod by default the sum.
+            factor = self.backward_passes_per_step
+            grads = [
+                g if g is None else tf.math.scalar_mul(tf.cast(factor, g.dtype), g) for g in grads
+            ]
+        return grads
+
+    def flush(self, model: keras.Model | None = None) -> None:
+        """End the window early, with a sync as at its end, so that all ranks hold one model.
+
+        For saving and evaluation: training goes on with a fresh window. The moving statistics of
+        the model's layers (BatchNormalization), which are each worker's own while it trains,
+        become their mean over the workers. ``fit`` ends with a flush. A collective: every rank
+        calls it after the same step. At a window's start it averages the statistics alone.
+
+        Args:
+            model: whose statistics to average; a model compiled with this optimizer is known.
+
+        Raises:
+            RuntimeError: called inside a ``tf.function``.
+        """
+        if tf.inside_function():
+            raise RuntimeError("flush() cannot be called inside tf.function; call it after")
+        if not self.built:
+            return
+        self._outer.flush()
+        model = self._model() if model is None else model
+        if model is None or not self._outer.member or not self._outer.agreed:
+            return
+        if self._averaged_at != self._outer.steps_taken:  # equal on every rank, as all counters
+            average_statistics(
+                model, name=f"{self._outer.name}.statistics", process_set=self.process_set
+            )
+            self._averaged_at = self._outer.steps_taken
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """End a training as ``fit`` does: flush, and where the inner optimizer has an average of
+        the weights (EMA), put it in their place, the mean of the workers'. A collective.
+        """
+        self.flush()
+        self.inner_optimizer.finalize_variable_values(var_list)
+        if not any(leaf.use_ema for leaf in leaves(self.inner_optimizer)):
+            return
+        if self.built and self._outer.member and self._outer.agreed:
+            average_now(
+                [native(variable) for variable in var_list],
+                name=f"{self._outer.name}.ema",
+                process_set=self.process_set,
+            )
+            self._outer.anchor_here()
+
+    def introduce(self, model: keras.Model) -> None:
+        """Have `flush` average this model's statistics. ``model.compile`` calls it."""
+        self._model = weakref.ref(model)
+
+    def after_broadcast(self) -> None:
+        """Agree on one start anew, as in the first step. A collective, for elastic states."""
+        if self.built and self._outer.member:
+            self._outer.agree()
+
+    def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> "HookHandle":
+        """Have ``hook(record)`` called after each sync, for a logger.
+
+        It is called on the ranks that registered it, so it must not communicate unless all did.
+        With several steps an execution the next step may have begun by then.
+
+        Raises:
+            TypeError: ``hook`` cannot be called.
+
+        Returns:
+            A handle whose ``remove()`` takes the hook back.
+        """
+        if not callable(hook):
+            raise TypeError(f"hook must be callable, got {hook!r}")
+        return HookHandle(self._outer.hooks, hook)
+
+    @property
+    def sync_stats(self) -> SyncStats:
+        """The syncs of this optimizer in this process: how many, bytes, seconds, the latest."""
+        return self._outer.stats
+
+    # ---- saving --------------------------------------------------------------------------
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set all of `variables`, in their order.
+
+        Raises:
+            ValueError: the optimizer is not built, or a number or a shape does not fit.
+        """
+        variables = self.variables
+        if not self.built or len(weights) != len(variables):
+            raise ValueError(
+                f"the optimizer has {len(variables)} variables, got {len(weights)} weights"
+                if self.built
+                else "call optimizer.build(model.trainable_variables) before set_weights()"
+            )
+        for variable, weight in zip(variables, weights, strict=True):
+            if tuple(variable.shape) != tuple(weight.shape):
+                raise ValueError(
+                    f"{variable.path} has shape {tuple(variable.shape)}, got {tuple(weight.shape)}"
+                )
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, the inner optimizer's among them, for ``model.save``."""
+        ranks = self.process_set.ranks
+        return {
+            "name": self.name,
+            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "device_dense": self._device_dense,
+            "compression": name_of_compression(self._compression),
+            "sparse_as_dense": self.sparse_as_dense,
+            "backward_passes_per_step": self.backward_passes_per_step,
+            "average_aggregated_gradients": self.average_aggregated_gradients,
+            "process_set": None if self.process_set is hvd.global_process_set else list(ranks),
+            **self._outer.config.asdict(),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "DistributedOptimizer":
+        """The optimizer that `get_config` described.
+
+        Raises:
+            ValueError: its compression is a class of the user's, or its process set is not
+                known to Horovod here.
+        """
+        config = dict(config)
+        inner = keras.saving.deserialize_keras_object(
+            config.pop("inner_optimizer"), custom_objects=custom_objects
+        )
+        config["compression"] = compression_by_name(config["compression"])
+        config["process_set"] = process_set_by_ranks(config["process_set"])
+        return cls(inner, **config)
+
+
+class HookHandle:
+    """Takes a hook back."""
+
+    def __init__(self, hooks: dict[int, Any], hook: Callable[[SyncRecord], None]) -> None:
+        self._hooks = hooks
+        hooks[id(self)] = hook
+
+    def remove(self) -> None:
+        """Call the hook no more."""
+        self._hooks.pop(id(self), None)
+
+
+class CallableList(list[Any]):
+    """A list that can be called, since Horovod's scripts write ``optimizer.variables()``."""
+
+    def __call__(self) -> "CallableList":
+        """The list."""
+        return self

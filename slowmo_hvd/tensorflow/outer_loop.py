@@ -1,0 +1,314 @@
+"""The outer loop of Algorithm 1 around any Keras optimizer: windows, agreement, synchronisation.
+
+Its counters are variables and its sync is a branch of the graph, so that it runs alike eagerly, in
+``tf.function``, in ``fit`` and with several steps an execution, and is saved with the optimizer.
+"""
+
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+from slowmo_hvd.core.agreement import check_agreement, class_name, figures_of, unequal_start
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
+from slowmo_hvd.core.schedule import Schedule, Sync
+from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
+from slowmo_hvd.tensorflow.exchange import gather_figures, sum_, sum_now
+from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
+from slowmo_hvd.tensorflow.slow_model import SlowModel, native
+
+_KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
+loops_made: Counter[int] = Counter()  #: by process set
+
+
+class OuterLoop:
+    """Counts local steps, synchronises when the schedule says so, and holds the slow state.
+
+    Call `before_step` and `after_step` around every attempted step of the inner optimizer, on
+    every rank of the process set. All collectives of training with Keras start here.
+    """
+
+    def __init__(
+        self, config: SlowMoConfig, *, compression: Any, process_set: Any, device: str
+    ) -> None:
+        self.config = config
+        self.process_set = process_set
+        self.stats = SyncStats()
+        self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
+        self._compression = compression
+        self._device = device
+        self._schedule = Schedule(config.sync_period, config.warmup_steps)
+        self._agreed = False
+        self._serial = loops_made[process_set.process_set_id]
+        loops_made[process_set.process_set_id] += 1
+
+    @property
+    def member(self) -> bool:
+        """Whether this rank trains in the process set; if not, its steps are local for good."""
+        return bool(self.process_set.included())
+
+    def build(self, groups: Groups, add_variable: Callable[..., Any]) -> None:
+        """Make the counters and the slow state.
+
+        Args:
+            groups: the inner optimizers that take the steps, with the variables of each.
+            add_variable: the outer optimizer's.
+        """
+
+        def counter(name: str, shape: tuple[int, ...] = (), dtype: str = "int64") -> Any:
+            return native(add_variable(shape=shape, dtype=dtype, name=name))
+
+        self._leaves = [leaf for leaf, _ in groups]
+        self._passes = accumulation_steps(groups)
+        self._attempt = counter("attempt") if self._passes > 1 else None
+        self._step = counter("step")
+        self._window = counter("window")
+        self._position = counter("position")
+        # γ of the window so far: its mean over the window's steps, a sum and a count.
+        self._lr_total = counter("lr_total", (len(groups),), "float64")
+        self._lr_steps = counter("lr_steps")
+        self._slow = SlowModel(
+            [variables for _, variables in groups],
+            add_variable,
+            with_momentum=self.config.slow_momentum > 0,
+        )
+        self._buffers = [
+            Buffers(leaf, resolve_strategy(self.config.buffers, leaf), add_variable)
+            for leaf in self._leaves
+        ]
+        self._sync = tf.function(self._synchronise, autograph=False)
+
+    def learning_rates(self) -> Any:
+        """γ of each group now, before its optimizer steps on; a float64 tensor."""
+        return tf.stack([tf.cast(leaf.learning_rate, tf.float64) for leaf in self._leaves])
+
+    def before_step(self) -> None:
+        """Agree with the other ranks on one start, if that has not happened yet.
+
+        In a graph this runs where the graph is made, once: in the first step, on every rank.
+        """
+        if self.member and not self._agreed:
+            with tf.init_scope():
+                self.agree()
+
+    def after_step(self, learning_rates: Any) -> None:
+        """Count one attempted step, taken at these learning rates; synchronise if that is due.
+
+        Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
+        finite. With gradients that add up, the steps that move variables count.
+        """
+        if not self.member:
+            return
+        if self._attempt is None:
+            self._count(learning_rates)
+            return
+        self._attempt.assign_add(1)
+        moves = tf.equal(self._attempt % self._passes, 0)
+        tf.cond(moves, lambda: self._count(learning_rates), lambda: None)
+
+    def _count(self, learning_rates: Any) -> None:
+        self._step.assign_add(1)
+        warmup = self._schedule.is_warmup(self._step)
+        self._position.assign_add(1 - tf.cast(warmup, tf.int64))
+        self._lr_total.assign_add(learning_rates)
+        self._lr_steps.assign_add(1)
+        due = self._schedule.is_due(self._step, self._position)
+        kind = 1 - tf.cast(warmup, tf.int64)
+        tf.cond(due, lambda: self._sync(kind), lambda: None)
+
+    def flush(self) -> None:
+        """Synchronise now, unless a window has just begun. Eager only."""
+        if self.member and int(self._position) > 0:
+            self.before_step()
+            self._sync(tf.constant(_KINDS.index(Sync.FLUSH), tf.int64))
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the ranks have agreed on a start, that is, whether a step has begun."""
+        return self._agreed
+
+    @property
+    def steps_taken(self) -> int:
+        """Local steps attempted so far."""
+        return int(self._step)
+
+    def agree(self) -> None:
+        """Compare what must be equal, and give all ranks the root's anchor. A collective, eager.
+
+        Raises:
+            ValueError: the ranks differ; the same error on every rank.
+        """
+        schedule = Schedule(
+            self.config.sync_period,
+            self.config.warmup_steps,
+            step=int(self._step),
+            window=int(self._window),
+            position=int(self._position),
+        )
+        begun = schedule.step > 0
+        slots = self._slow.slots
+        parameters = [
+            [
+                (tuple(slot.variable.shape), native(slot.variable).dtype.name)
+                for slot in slots
+                if slot.group == group
+            ]
+            for group in range(len(self._leaves))
+        ]
+        figures = figures_of(
+            self.config,
+            schedule,
+            has_slow_state=begun,
+            compression=class_name(self._compression),
+            groups=parameters,
+            gradients_per_step=self._passes,
+        )
+        family = f"slowmo.{self.process_set.process_set_id}"
+        by_rank = gather_figures(
+            [*figures.values, self._serial], name=f"{family}.figures", process_set=self.process_set
+        )
+        check_agreement(figures.names, {rank: row[:-1] for rank, row in by_rank.items()})
+        root = min(by_rank)
+        # By the root's count: a rank that made or dropped an optimizer alone counts otherwise.
+        self.name = f"{family}.{by_rank[root][-1]:.0f}"
+        self._take_anchor(root, begun=begun)
+        self._agreed = True
+
+    def _take_anchor(self, root: int, *, begun: bool) -> None:
+        """Anchor all variables at the root's values, those that had an anchor at its anchor."""
+        if not begun:
+            self._slow.anchor_here()
+        ours = self._slow.anchors()
+        mine = hvd.rank() == root
+        flats = [
+            sum_now(
+                flat if mine else tf.zeros_like(flat),
+                name=f"{self.name}.anchor.{index}",
+                process_set=self.process_set,
+            )
+            for index, flat in enumerate(ours)
+        ]
+        gaps = [
+            float(tf.reduce_max(tf.abs(a - b)))
+            for a, b in zip(flats, ours, strict=True)
+            if a.shape[0]
+        ]
+        if any(gap != 0 for gap in gaps):  # a NaN too
+            warnings.warn(unequal_start(hvd.rank(), root, max(gaps)), stacklevel=2)
+        self._slow.set_anchors(flats)
+        if not begun:
+            self._slow.restart()
+
+    def anchor_here(self) -> None:
+        """Begin the window from the variables as they are, equal on all ranks. Eager."""
+        self._slow.anchor_here()
+
+    def _synchronise(self, kind: Any) -> None:
+        """Average the displacements, take the outer step, begin a window. A collective.
+
+        Args:
+            kind: the index in _KINDS, an int64 tensor.
+        """
+        begin = tf.timestamp()
+        with tf.control_dependencies([begin]):
+            flats = self._slow.displacements()
+            squares = _squared_norm(flats)
+            rates = self._lr_total / _double(tf.maximum(self._lr_steps, 1))
+            tail = tf.concat([[tf.ones_like(squares), squares], rates], 0)
+        sums, tail, sent = sum_(
+            flats,
+            tail,
+            name=self.name,
+            compression=self._compression,
+            process_set=self.process_set,
+            device=self._device,
+        )
+        workers, squares, rates = tail[0], tail[1], tail[2:]
+        gammas = tf.unstack(rates / workers, num=len(self._leaves))
+        warmup = tf.equal(kind, _KINDS.index(Sync.WARMUP))
+        self._slow.apply(sums, workers, [self._coefficients(gamma, warmup) for gamma in gammas])
+        norm = tf.sqrt(_squared_norm(sums)) / workers
+        sent += self._begin_buffers()
+        record = [
+            kind,
+            tf.identity(self._step),
+            tf.identity(self._window),
+            workers,
+            tf.stack(gammas),
+            norm,
+            tf.sqrt(tf.maximum(squares / workers - norm**2, 0.0)),
+        ]
+        self._window.assign_add(1 - tf.cast(warmup, tf.int64))
+        self._position.assign(0)
+        self._lr_total.assign(tf.zeros_like(self._lr_total))
+        self._lr_steps.assign(0)
+        # The clock and the hooks come after the variables have their new values.
+        values = [native(slot.variable).read_value() for slot in self._slow.slots]
+        with tf.control_dependencies([*record, *values]):
+            seconds = tf.timestamp() - begin
+        tf.py_function(lambda *values: self._record(sent, *values), [*record, seconds], [])
+
+    def _coefficients(self, gamma: Any, warmup: Any) -> OuterStep:
+        step = outer_step(self.config, gamma, tf.where)
+        pairs = zip(PLAIN_AVERAGE, step, strict=True)
+        return OuterStep(*(tf.where(warmup, _double(a), _double(b)) for a, b in pairs))
+
+    def _begin_buffers(self) -> int:
+        """Line 2 of Algorithm 1; return the bytes sent.
+
+        Rank-equal: it goes by the strategies and the schedule.
+        """
+        sent = 0
+        begins_window = tf.greater_equal(self._step, self.config.warmup_steps)
+        for index, buffers in enumerate(self._buffers):
+            if buffers.strategy == "reset":
+                tf.cond(begins_window, buffers.reset, lambda: None)
+            flats = buffers.flats() if buffers.strategy == "average" else []
+            if flats:
+                # Never compressed: Adam divides by second moments, which half precision rounds
+                # to 0.
+                sums, tail, count = sum_(
+                    flats,
+                    tf.ones([1], tf.float64),
+                    name=f"{self.name}.buffers.{index}",
+                    compression=hvd.Compression.none,
+                    process_set=self.process_set,
+                    device=self._device,
+                )
+                buffers.set_flats([total / tf.cast(tail[0], total.dtype) for total in sums])
+                sent += count
+        return sent
+
+    def _record(self, sent: int, *values: Any) -> None:
+        """Keep the record of a sync and call the hooks."""
+        kind, step, window, workers, gammas, norm, drift, seconds = (
+            value.numpy() for value in values
+        )
+        record = SyncRecord(
+            kind=_KINDS[int(kind)],
+            step=int(step),
+            window=int(window),
+            workers=int(workers),
+            learning_rates=tuple(map(float, gammas)),
+            bytes=sent if self.process_set.size() > 1 else 0,
+            seconds=float(seconds),
+            displacement_norm=float(norm),
+            drift=float(drift),
+        )
+        self.stats = self.stats.add(record)
+        for hook in list(self.hooks.values()):
+            hook(record)
+
+
+def _double(value: Any) -> Any:
+    return tf.cast(value, tf.float64)
+
+
+def _squared_norm(flats: Sequence[Any]) -> Any:
+    """The squared Euclidean norm over all flat tensors, a float64 tensor."""
+    return tf.add_n([2 * _double(tf.nn.l2_loss(flat)) for flat in flats])
