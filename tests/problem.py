@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Array = npt.NDArray[np.float64]
 
@@ -44,37 +43,10 @@ def mean_gradient(workers: int, step: int, x: Sequence[Array]) -> list[Array]:
     return [np.mean(of_all, axis=0) for of_all in zip(*by_worker, strict=True)]
 
 
-def parameters(dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
-    """The parameters at X0, one for each group."""
-    return [torch.nn.Parameter(torch.tensor(value, dtype=dtype)) for value in X0]
-
-
-def groups(params: Sequence[torch.nn.Parameter]) -> list[dict[str, Any]]:
-    """The parameter groups of an optimizer, for `take_step`."""
-    return [{"params": [param]} for param in params]
-
-
-def take_step(
-    optimizer: torch.optim.Optimizer,
-    lrs: Sequence[float],
-    gradient_at: Callable[[list[Array]], Sequence[Array]],
-) -> None:
-    """One step of an optimizer over `groups`, at these learning rates and gradients."""
-    params = [group["params"][0] for group in optimizer.param_groups]
-    gradients = gradient_at([param.detach().double().numpy() for param in params])
-    for group, lr, param, value in zip(optimizer.param_groups, lrs, params, gradients, strict=True):
-        group["lr"] = lr
-        param.grad = torch.tensor(value, dtype=param.dtype)
-    optimizer.step()
-
-
 def assert_close(actual: Sequence[Any], expected: Sequence[Any], tolerance: float) -> None:
-    """Compare arrays or tensors, group by group, relative to the group's largest number."""
+    """Compare arrays, group by group, relative to the group's largest number."""
     assert len(actual) == len(expected)
     for ours, theirs in zip(actual, expected, strict=True):
-        ours, theirs = (
-            np.asarray(value.detach().double() if isinstance(value, torch.Tensor) else value)
-            for value in (ours, theirs)
-        )
+        ours, theirs = (np.asarray(value, dtype=np.float64) for value in (ours, theirs))
         scale = max(float(np.max(np.abs(theirs))), 1e-3)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale)

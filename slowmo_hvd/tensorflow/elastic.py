@@ -83,7 +83,7 @@ class TensorFlowKerasState(_VariablesState):
                 "keras.Input(shape), or run `model.build(input_shape)`"
             )
         self.model = model
-        self.optimizer: Any = model.optimizer if optimizer is None else optimizer
+        self.optimizer: Any = getattr(model, "optimizer", None) if optimizer is None else optimizer
         self.backend = backend
         if self.optimizer is None:
             raise ValueError(

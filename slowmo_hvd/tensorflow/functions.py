@@ -6,6 +6,7 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 from horovod.tensorflow.functions import *  # noqa: F403
+from horovod.tensorflow.mpi_ops import MPI_LIB
 
 from slowmo_hvd.tensorflow.slow_model import native
 
@@ -17,37 +18,46 @@ def broadcast_variables(
     root_rank: int,
     process_set: Any = hvd.global_process_set,
     inplace: bool = False,
-) -> Any:
+) -> None:
     """Give every rank the root's values of these variables, eagerly or in a ``tf.function``.
 
     In the place of ``horovod.tensorflow.broadcast_variables``, which takes no variables of
     Keras 3. It also pairs the ranks' variables by name, though a layer that Keras names gets
-    another name on a rank that has built a model before: here they pair by their order. And it
-    takes all dtypes that have bytes, bfloat16 and uint32 among them. A collective over the
-    process set.
+    another name on a rank that has built a model before, and two may have one name: here they
+    pair by their order. And it takes all dtypes that have bytes, bfloat16 and uint32 among them.
+    A collective over the process set.
 
     Args:
         variables: Keras variables or tf.Variables: on every rank as many, in the same order, of
             the same shapes and dtypes.
         root_rank: the global rank whose values all take.
         process_set: the ranks that take part.
-        inplace: write into the variables' own memory. That is Horovod's function, which pairs by
-            name and refuses some dtypes, but needs no temporary memory.
-
-    Returns:
-        In a graph the operation that assigns; None eagerly, when all is done.
+        inplace: write into the variables' own memory, which needs no more of it, but takes only
+            Horovod's own dtypes.
     """
     natives = [native(variable) for variable in variables]
     if inplace:
-        return hvd.broadcast_variables(natives, root_rank, process_set=process_set, inplace=True)
-    eager = tf.executing_eagerly()
-    assignments = []
+        _broadcast_inplace(natives, root_rank, process_set)
+        return
     for index, chunk in enumerate(_chunks(natives)):
         wire = tf.concat([_to_bytes(variable.read_value()) for variable in chunk], 0)
-        received = _broadcast(wire, root_rank, index, process_set, eager)
+        received = _broadcast(wire, root_rank, index, process_set)
         for variable, part in zip(chunk, tf.split(received, list(map(_size, chunk))), strict=True):
-            assignments.append(variable.assign(_from_bytes(part, variable)))
-    return None if eager else tf.group(*assignments)
+            variable.assign(_from_bytes(part, variable))
+
+
+def _broadcast_inplace(variables: Iterable[Any], root_rank: int, process_set: Any) -> None:
+    by_device: dict[str, dict[str, Any]] = {}
+    for index, variable in enumerate(variables):
+        by_device.setdefault(variable.device, {})[f"slowmo.variables.{index}"] = variable
+    for named in by_device.values():
+        MPI_LIB.horovod_broadcast_inplace_resource(
+            [variable.handle for variable in named.values()],
+            variable_names=list(named),
+            name="HorovodBroadcastInplace",
+            root_rank=root_rank,
+            process_set_id=process_set.process_set_id,
+        )
 
 
 def shared_variables(model: Any) -> list[Any]:
@@ -95,7 +105,7 @@ def _from_bytes(raw: Any, variable: Any) -> Any:
     return tf.reshape(tf.bitcast(rows, dtype), variable.shape)
 
 
-def _broadcast(wire: Any, root_rank: int, index: int, process_set: Any, eager: bool) -> Any:
+def _broadcast(wire: Any, root_rank: int, index: int, process_set: Any) -> Any:
     def send(tensor: Any) -> Any:
         return hvd.broadcast(
             tensor,
@@ -105,7 +115,7 @@ def _broadcast(wire: Any, root_rank: int, index: int, process_set: Any, eager: b
             process_set=process_set,
         )
 
-    if not eager:
+    if not tf.executing_eagerly():
         return send(wire)
     # Only an operation in a graph has a name by which Horovod can pair it. Calling the
     # tf.function itself would warn about tracing from its fifth time on.

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import horovod.tensorflow as hvd
 import keras
@@ -35,6 +35,10 @@ from slowmo_hvd.tensorflow.leaves import groups_of, leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
 from slowmo_hvd.tensorflow.slow_model import native
 from slowmo_hvd.tensorflow.statistics import average_statistics
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+# AutoGraph rewrites what a tf.function of the user's calls, and would rewrite this package too.
+_as_written: Callable[[_Method], _Method] = tf.autograph.experimental.do_not_convert
 
 
 @keras.saving.register_keras_serializable(package="slowmo_hvd")
@@ -183,6 +187,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """The slow state, the counters, and all that the inner optimizer has."""
         return CallableList(self._variables + list(self.inner_optimizer.variables))
 
+    @_as_written
     def scale_loss(self, loss: Any) -> Any:
         """As the inner optimizer's."""
         return self.inner_optimizer.scale_loss(loss)
@@ -205,6 +210,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """The ranks that train together."""
         return self._outer.process_set
 
+    @_as_written
     def build(self, variables: Sequence[Any]) -> None:
         """Make the inner optimizer's variables and the slow state."""
         if self.built:
@@ -217,6 +223,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             super().build(variables)
             self._outer.build(groups_of(self.inner_optimizer), self.add_variable)
 
+    @_as_written
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:
         """One local step, and the sync that it makes due.
 
@@ -238,6 +245,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.apply(grads, variables)
         return self.iterations
 
+    @_as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """One local step, and the sync that it makes due.
 
@@ -284,6 +292,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             ]
         return grads
 
+    @_as_written
     def flush(self, model: keras.Model | None = None) -> None:
         """End the window early, with a sync as at its end, so that all ranks hold one model.
 

@@ -11,19 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problem import (
-    SCHEDULES,
-    STEPS,
-    X0,
-    Array,
-    assert_close,
-    gradient,
-    groups,
-    mean_gradient,
-    parameters,
-    take_step,
-)
+from problem import SCHEDULES, STEPS, X0, Array, gradient, mean_gradient
 from torch import Tensor
+from torch_problem import assert_close, groups, parameters, take_step
 
 import slowmo_hvd.torch as hvd
 

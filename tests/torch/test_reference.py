@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from problem import SCHEDULES, STEPS, X0, assert_close, gradient, groups, parameters, take_step
+from problem import SCHEDULES, STEPS, X0, gradient
+from torch_problem import assert_close, groups, parameters, take_step
 
 import slowmo_hvd.torch as hvd
 from slowmo_hvd.core.config import SlowMoConfig
