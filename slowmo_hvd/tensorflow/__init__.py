@@ -4,7 +4,7 @@ Everything that horovod.tensorflow offers is here, submodules included; what Slo
 ours, and what Horovod wrote for Keras 2 is written anew for Keras 3.
 """
 
-# ruff: noqa: E402, F403
+# ruff: noqa: E402, F401, F403
 from typing import TYPE_CHECKING, Any
 
 from slowmo_hvd.core.horovod import require_horovod
@@ -17,11 +17,12 @@ require_keras_3_on_tensorflow()
 
 from horovod.tensorflow import *
 
+# Not `from ... import elastic`: that name is Horovod's module by now.
+import slowmo_hvd.tensorflow.elastic as elastic
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.core.stats import SyncRecord as SyncRecord
 from slowmo_hvd.core.stats import SyncStats as SyncStats
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
-from slowmo_hvd.tensorflow import elastic as elastic
 from slowmo_hvd.tensorflow.compile_hook import install as _install
 from slowmo_hvd.tensorflow.functions import broadcast_variables as broadcast_variables
 from slowmo_hvd.tensorflow.gradient_tape import (
