@@ -1,12 +1,13 @@
 """Train on real data with Horovod's own optimizer, Local SGD and SlowMo, and compare them.
 
-``python examples/demo.py --workers 2`` starts the workers itself. It needs scikit-learn, for its
-handwritten digits, and matplotlib. What the workers do is in `demo_training.py`.
+``python examples/demo.py --workers 2`` starts the workers itself, for each framework that is
+installed. It needs scikit-learn, for its handwritten digits, and matplotlib. What the workers do is
+in `demo_torch.py` and `demo_keras.py`.
 """
 
 import argparse
+import importlib.util
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "Keras"}
+SCRIPTS = {"torch": "demo_torch.py", "tensorflow": "demo_keras.py"}
 Looks = list[dict[str, Any]]  # what rank 0 reported of one run, a dict at each sync
 Runs = dict[str, dict[int, Looks]]  # by method and seed
 
@@ -24,6 +27,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
+    installed = [name for name in FRAMEWORKS if importlib.util.find_spec(name)]
+    add("--frameworks", nargs="+", choices=FRAMEWORKS, default=installed, help="to train with")
     add("--workers", type=int, default=2, help="processes on this machine")
     add("--seeds", type=int, default=3, help="train everything so often, from other weights")
     add("--epochs", type=int, default=15, help="passes over the 1257 training images")
@@ -40,31 +45,35 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    if "HOROVOD_RANK" in os.environ:  # horovodrun started this process: it is a worker
-        from demo_training import train_all
-
-        train_all(args)
-        return
     setting = (
         f"{args.workers} workers, SGD with Nesterov momentum at lr {args.lr:g}, {args.epochs} "
         f"epochs, global batch {args.global_batch}, τ={args.sync_period}, seeds: {args.seeds}"
     )
-    print(f"Handwritten digits, a small CNN, {setting}\n")
-    runs: Runs = {}
-    for look in start_workers(args.workers):
-        runs.setdefault(look["method"], {}).setdefault(look["seed"], []).append(look)
-        show_progress(look, args.seeds)
-    print_table(runs)
-    draw(runs, setting, args.plot)
+    print(f"Handwritten digits, a small CNN, {setting}")
+    results: dict[str, Runs] = {}
+    for framework in args.frameworks:
+        print(f"\n{FRAMEWORKS[framework]}")
+        runs = results.setdefault(FRAMEWORKS[framework], {})
+        for look in start_workers(SCRIPTS[framework], args.workers):
+            runs.setdefault(look["method"], {}).setdefault(look["seed"], []).append(look)
+            show_progress(look, args.seeds)
+    for framework, runs in results.items():
+        print_table(framework, runs)
+    print(
+        "\nMean over the seeds ± standard deviation between them. MB sent: payload that a worker\n"
+        "hands to allreduce. The test has 540 images: too few to rank the methods by accuracy.\n"
+        "One learning rate for all, tuned for none; try --lr 0.1 to see how much hangs on it."
+    )
+    draw(results, setting, args.plot)
     print(f"\nLoss over steps and over bytes: {args.plot.resolve()}")
 
 
-def start_workers(workers: int) -> Iterator[dict[str, Any]]:
-    """Run this script under horovodrun; yield what rank 0 reports, as it comes."""
+def start_workers(script: str, workers: int) -> Iterator[dict[str, Any]]:
+    """Run a script under horovodrun; yield what rank 0 reports, as it comes."""
     options = ["--gloo", "--disable-cache", "-np", str(workers)]  # no ~/.horovod
     launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
     job = subprocess.Popen(
-        [*launcher, sys.executable, __file__, *sys.argv[1:]],
+        [*launcher, sys.executable, str(Path(__file__).with_name(script)), *sys.argv[1:]],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -87,7 +96,7 @@ def show_progress(look: dict[str, Any], seeds: int) -> None:
         return
     bar = "█" * round(12 * look["step"] / look["steps"])
     line = (
-        f"seed {look['seed'] + 1}/{seeds}  {look['method']:13}  {bar:·<12}  "
+        f"seed {look['seed'] + 1}/{seeds}  {look['method']:18}  {bar:·<12}  "
         f"step {look['step']:>3}/{look['steps']}  loss {look['loss']:.4f}  "
         f"{look['bytes'] / 1e6:5.2f} MB  {look['seconds']:4.1f} s"
     )
@@ -97,21 +106,16 @@ def show_progress(look: dict[str, Any], seeds: int) -> None:
     print(line, end="\n" if over else "", flush=True)
 
 
-def print_table(runs: Runs) -> None:
+def print_table(framework: str, runs: Runs) -> None:
     """The ends of all runs, as means over the seeds."""
-    print(f"\n{'':13}  test accuracy %     training loss  seconds  syncs  MB sent")
+    print(f"\n{framework:18}  test accuracy %     training loss  seconds  syncs  MB sent")
     for method, by_seed in runs.items():
         ends = [looks[-1] for looks in by_seed.values()]
         accuracy = spread([100 * end["accuracy"] for end in ends], digits=1)
         loss = spread([end["loss"] for end in ends], digits=4)
         seconds = statistics.mean(end["seconds"] for end in ends)
         sent = f"{ends[0]['syncs']:5}  {ends[0]['bytes'] / 1e6:7.2f}"
-        print(f"{method:13}  {accuracy:>15}  {loss:>16}  {seconds:7.1f}  {sent}")
-    print(
-        "\nMean over the seeds ± standard deviation between them. MB sent: payload that a worker\n"
-        "hands to allreduce. The test has 540 images: too few to rank the methods by accuracy.\n"
-        "One learning rate for all, tuned for none; try --lr 0.1 to see how much hangs on it."
-    )
+        print(f"{method:18}  {accuracy:>15}  {loss:>16}  {seconds:7.1f}  {sent}")
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -119,14 +123,38 @@ def spread(values: list[float], digits: int) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def draw(runs: Runs, setting: str, path: Path) -> None:
+def draw(results: dict[str, Runs], setting: str, path: Path) -> None:
     """Training loss over steps and over megabytes: the mean of the seeds, and each seed thinly."""
     import matplotlib as mpl
 
     mpl.use("Agg")  # for machines without a screen
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    figure, rows = plt.subplots(
+        len(results),
+        2,
+        figsize=(11, 0.6 + 3.8 * len(results)),
+        sharex="col",
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for panels, (framework, runs) in zip(rows, results.items(), strict=True):
+        draw_runs(panels, runs)
+        panels[0].set(ylabel=f"{framework}: loss on the training images", yscale="log")
+        panels[0].legend(frameon=False)
+        for panel in panels:
+            panel.grid(which="major", color="#dddddd", linewidth=0.6)
+            panel.spines[["top", "right"]].set_visible(False)
+    rows[-1][0].set(xlabel="steps")
+    rows[-1][1].set(xlabel="megabytes each worker handed to allreduce (log scale)", xscale="log")
+    rows[-1][1].xaxis.set_major_formatter("{x:g}")
+    figure.suptitle(f"Handwritten digits: {setting}", fontsize=10, color="#444444")
+    figure.savefig(path, dpi=120)
+
+
+def draw_runs(panels: Any, runs: Runs) -> None:
+    """One framework's runs: over steps in the first panel, over megabytes in the second."""
     colors = ["#444444", "#d98c1f", "#2f7ed8", "#1b9e62", "#9b4fc0", "#c8383a"]
     megabyte = 1e6
     for index, (method, by_seed) in enumerate(runs.items()):
@@ -138,15 +166,6 @@ def draw(runs: Runs, setting: str, path: Path) -> None:
                 panel.plot(where, curve, color=color, alpha=0.25, linewidth=0.8)
             mean = [statistics.mean(losses) for losses in zip(*curves, strict=True)]
             panel.plot(where, mean, color=color, linewidth=2, label=method)
-    panels[0].set(xlabel="steps", ylabel="loss on the training images", yscale="log")
-    panels[1].set(xlabel="megabytes each worker handed to allreduce (log scale)", xscale="log")
-    panels[1].xaxis.set_major_formatter("{x:g}")
-    panels[0].legend(frameon=False)
-    for panel in panels:
-        panel.grid(which="major", color="#dddddd", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"Handwritten digits: {setting}", fontsize=10, color="#444444")
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

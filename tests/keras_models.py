@@ -88,7 +88,7 @@ def step_with(optimizer: keras.optimizers.Optimizer, *pairs: tuple[float, tf.Var
 def weights(of: keras.Model | Sequence[Any]) -> list[Array]:
     """Copies of a model's weights, moving statistics included, or of variables."""
     variables = of.variables if isinstance(of, keras.Model) else of
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+    return [np.array(variable.numpy()) for variable in variables]
 
 
 def same(ours: Sequence[Array], theirs: Sequence[Array]) -> bool:

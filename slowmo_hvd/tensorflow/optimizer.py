@@ -1,5 +1,6 @@
 """DistributedOptimizer: τ local steps of any Keras optimizer, one allreduce, one slow step."""
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -368,6 +369,26 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return self._outer.stats
 
     # ---- saving --------------------------------------------------------------------------
+
+    def save_own_variables(self, store: Any) -> None:
+        """The slow state and the counters; Keras saves the inner optimizer by itself."""
+        for index, variable in enumerate(self._variables):
+            store[str(index)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` stored, wholly or, with a warning, not at all."""
+        saved = [store[str(index)] for index in range(len(store.keys()))]
+        shapes = [tuple(variable.shape) for variable in self._variables]
+        if [tuple(value.shape) for value in saved] != shapes:
+            warnings.warn(
+                "the saved optimizer has no slow state that fits this one, which begins afresh; "
+                "slowmo_hvd.tensorflow.keras.load_model loads a model that was saved with a bare "
+                "optimizer",
+                stacklevel=2,
+            )
+            return
+        for variable, value in zip(self._variables, saved, strict=True):
+            variable.assign(value)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set all of `variables`, in their order.

@@ -254,9 +254,9 @@ class OuterLoop:
         tf.py_function(lambda *values: self._record(sent, *values), [*record, seconds], [])
 
     def _coefficients(self, gamma: Any, warmup: Any) -> OuterStep:
-        step = outer_step(self.config, gamma, tf.where)
+        step = outer_step(self.config, gamma, _where)
         pairs = zip(PLAIN_AVERAGE, step, strict=True)
-        return OuterStep(*(tf.where(warmup, _double(a), _double(b)) for a, b in pairs))
+        return OuterStep(*(_where(warmup, plain, slow) for plain, slow in pairs))
 
     def _begin_buffers(self) -> int:
         """Line 2 of Algorithm 1; return the bytes sent.
@@ -306,7 +306,14 @@ class OuterLoop:
 
 
 def _double(value: Any) -> Any:
-    return tf.cast(value, tf.float64)
+    # tf.cast would make a float32 of a Python number first.
+    return (
+        tf.constant(value, tf.float64) if isinstance(value, float) else tf.cast(value, tf.float64)
+    )
+
+
+def _where(condition: Any, yes: Any, no: Any) -> Any:
+    return tf.where(condition, _double(yes), _double(no))
 
 
 def _squared_norm(flats: Sequence[Any]) -> Any:

@@ -1,4 +1,7 @@
-"""What each worker of the demo does: every method in turn, on the same data in the same order."""
+"""What each PyTorch worker of the demo does: every method in turn, on the same data and order.
+
+Started by `demo.py`, under horovodrun.
+"""
 
 import argparse
 import json
@@ -7,6 +10,7 @@ from collections.abc import Iterator
 
 import horovod.torch
 import torch
+from demo import parse_arguments
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -118,3 +122,7 @@ class Run:
         right = (logits.argmax(1) == labels[mine]).sum()
         sums = hvd.allreduce(torch.stack([loss, right]), op=hvd.Sum, name="measure")
         return (sums[0] / len(labels)).item(), (sums[1] / len(labels)).item()
+
+
+if __name__ == "__main__":
+    train_all(parse_arguments())
