@@ -8,8 +8,11 @@ TESTS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-# matplotlib would make a folder in the user's home.
+# matplotlib and Keras would make folders in the user's home, and Keras read its settings there.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/.matplotlib
+export KERAS_HOME := $(CURDIR)/$(VENV)/.keras
+# horovodrun imports TensorFlow to see what it is built with, and that has much to say.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # The package index's torch for Linux on x86_64 brings gigabytes of CUDA with it. Where there is no
 # NVIDIA GPU, take PyTorch's own CPU build: '+cpu' in the version means that pip finds that build or
@@ -17,8 +20,9 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/.matplotlib
 # build, and with a GPU its CUDA is wanted. `make TORCH='torch==...'` says otherwise.
 TORCH_VERSION := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 ifeq ($(shell uname -sm),Linux x86_64)
-ifneq ($(shell nvidia-smi -L 2>/dev/null | grep -c GPU),0)
+ifneq ($(GPUS),0)
 TORCH ?= torch==$(TORCH_VERSION)
 else
 TORCH ?= --extra-index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION)+cpu
@@ -27,19 +31,35 @@ else
 TORCH ?= torch==$(TORCH_VERSION)
 endif
 
+# tensorflow-cpu, for Linux on x86_64 alone, is the smaller wheel, with no CUDA in it. Where there is
+# an NVIDIA GPU, TensorFlow and its tests are left out, since beside it Horovod is built without NCCL:
+# `make TENSORFLOW=tensorflow-cpu` takes it in.
+TENSORFLOW_VERSION := 2.21.0
+ifneq ($(GPUS),0)
+TENSORFLOW ?=
+else ifeq ($(shell uname -sm),Linux x86_64)
+TENSORFLOW ?= tensorflow-cpu==$(TENSORFLOW_VERSION)
+else
+TENSORFLOW ?= tensorflow==$(TENSORFLOW_VERSION)
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench clean
+# Two runs at once would share the cores, and tests take so long that they count as hanging.
+.NOTPARALLEL:
+.PHONY: help setup demo test test-torch test-tensorflow lint bench clean
 
 help:
 	@echo 'make demo    set everything up, train on real data with 2 workers, print the comparison'
 	@echo 'make test    set everything up, check the style, run the tests under horovodrun'
-	@echo '             (TESTS=tests/core runs a part of them)'
+	@echo '             (TESTS=tests/core runs a part of them; make test-torch and'
+	@echo '             make test-tensorflow run those of one framework)'
 	@echo 'make lint    check the style and the types'
 	@echo 'make bench   set everything up, run the benchmarks'
-	@echo 'make setup   set everything up in .venv: torch, this package, Horovod built for them'
+	@echo 'make setup   set everything up in .venv: torch, TensorFlow, this package, Horovod for both'
 	@echo 'make clean   remove .venv'
-	@echo "Variables: PYTHON=python3.12, TORCH='torch==2.13.0' (which torch pip is to install)"
+	@echo "Variables: PYTHON=python3.12, TORCH='torch==$(TORCH_VERSION)' (what pip is to install),"
+	@echo "TENSORFLOW='tensorflow==$(TENSORFLOW_VERSION)' (likewise; none if empty)"
 
 setup: $(VENV)/.horovod
 
@@ -54,7 +74,12 @@ $(VENV)/.packages: pyproject.toml
 	@# Without its requirements, which come from the usual index with the next line's.
 	$(BIN)/python -m pip install --no-deps $(TORCH) || { echo "make: cannot install torch:" \
 	    "say which one pip is to install with make TORCH='torch==VERSION'" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet torch --editable '.[dev]'
+ifneq ($(TENSORFLOW),)
+	$(BIN)/python -m pip install --no-deps $(TENSORFLOW) || { \
+	    echo "make: cannot install TensorFlow: say which one pip is to install with make" \
+	    "TENSORFLOW='tensorflow==VERSION', or leave it out with make TENSORFLOW=" >&2; exit 1; }
+endif
+	$(BIN)/python -m pip install --quiet torch $(TENSORFLOW) --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.horovod: $(VENV)/.packages $(wildcard slowmo_hvd/build_horovod/*.py)
@@ -64,14 +89,31 @@ $(VENV)/.horovod: $(VENV)/.packages $(wildcard slowmo_hvd/build_horovod/*.py)
 demo: setup
 	$(BIN)/python examples/demo.py
 
-# The whole suite on two ranks; then what needs one rank, three or four.
+# A framework runs those of the paths in TESTS that are its own. With no path, both run TESTS.
+PATHS := $(filter-out tests/,$(filter tests/%,$(TESTS)))
+PATHS_TF := $(filter tests/tensorflow tests/tensorflow/%,$(PATHS))
+PATHS_TORCH := $(filter-out $(PATHS_TF),$(PATHS))
+ifeq ($(PATHS),)
+FRAMEWORKS := torch $(if $(TENSORFLOW),tensorflow)
+else
+FRAMEWORKS := $(if $(PATHS_TORCH),torch) $(if $(PATHS_TF),tensorflow)
+endif
+test: setup lint $(FRAMEWORKS:%=test-%)
+
+# The framework's whole suite on two ranks; then what needs one rank, three or four, which a part of
+# the suite may lack.
 RUN := $(BIN)/horovodrun --gloo --disable-cache
-PYTEST = $(CURDIR)/$(BIN)/pytest $(TESTS)
-test: setup lint
-	$(RUN) -np 2 $(PYTEST)
-	$(PYTEST) -m ranks
-	$(RUN) -np 3 $(PYTEST) -m ranks
-	$(RUN) -np 4 $(PYTEST) -m ranks
+PYTEST := $(CURDIR)/$(BIN)/pytest
+ON_RANKS := -m ranks $(if $(TESTS),--none-is-fine)
+test-torch: WHAT = --framework torch \
+    $(if $(PATHS_TORCH),$(filter-out $(PATHS_TF),$(TESTS)),$(TESTS))
+test-tensorflow: WHAT = --framework tensorflow \
+    $(if $(PATHS_TF),$(filter-out $(PATHS_TORCH),$(TESTS)),$(TESTS))
+test-torch test-tensorflow: setup
+	$(RUN) -np 2 $(PYTEST) $(WHAT)
+	$(PYTEST) $(WHAT) $(ON_RANKS)
+	$(RUN) -np 3 $(PYTEST) $(WHAT) $(ON_RANKS)
+	$(RUN) -np 4 $(PYTEST) $(WHAT) $(ON_RANKS)
 
 lint: $(VENV)/.packages
 	$(BIN)/ruff check .

@@ -1,9 +1,12 @@
 """How the suite runs on several ranks: ``horovodrun -np 2 pytest``, and -np 3 and 4 for some.
 
+- ``--framework tensorflow`` runs tests/tensorflow, and nothing else; ``--framework torch``, the
+  default, runs all the rest. Horovod for both does not go into one process.
 - A test marked ``ranks(2, 3)`` runs on all ranks at once, where there are 2 or 3 of them. Such
   tests come first, in the same order on every rank. A failure on one rank ends that rank's run
   at once, since the others may wait for it in a collective; horovodrun then ends those.
-- Every other test runs once, on the rank it is dealt to, where there are 1 or 2 ranks.
+- Every other test runs once, on the rank it is dealt to, where there are 1 or 2 ranks. A rank that
+  is dealt none passes.
 - A test that takes longer than its ``limit`` is taken for hanging: the rank says so, shows where
   every thread stands, and dies with all its children, which makes horovodrun end the rest.
 """
@@ -12,32 +15,67 @@ import faulthandler
 import os
 import threading
 from collections.abc import Generator
+from pathlib import Path
 from typing import TextIO
 
-import horovod.torch as hvd
+import framework
 import pytest
-import torch
 from launch import kill_all
 
 _STDERR = pytest.StashKey[TextIO]()
+_NONE_IS_FINE = pytest.StashKey[bool]()
 LIMIT = 50  # seconds; with the time to notice and to end the others, a hang lasts under a minute
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--framework",
+        choices=framework.NAMES,
+        default=framework.default(),
+        help="the framework whose tests to run (default: torch, where it is installed)",
+    )
+    parser.addoption(
+        "--none-is-fine",
+        action="store_true",
+        help="pass where no test is for this number of ranks",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # pytest redirects file descriptor 2 while a test runs; a last word must get past that.
     config.stash[_STDERR] = os.fdopen(os.dup(2), "w")
-    hvd.init()  # once in a process: a second init after a failed test can abort it
-    torch.set_num_threads(1)  # the ranks share the cores
+    config.stash[_NONE_IS_FINE] = config.getoption("none_is_fine")
+    name = config.getoption("framework")
+    if not framework.installed(name):
+        raise pytest.UsageError(f"--framework {name}: {name} is not installed")
+    for argument in config.args:
+        path = config.invocation_params.dir / argument.partition("::")[0]
+        sessions = framework.sessions_for(path.resolve())
+        if name not in sessions:
+            raise pytest.UsageError(
+                f"{argument} needs --framework {sessions[0]}; this session is for {name}"
+            )
+    framework.start(name)
 
 
-def pytest_report_header() -> str:
-    return f"rank {hvd.rank()} of {hvd.size()}"
+def pytest_report_header(config: pytest.Config) -> str:
+    hvd = framework.horovod()
+    return f"rank {hvd.rank()} of {hvd.size()}, for {config.getoption('framework')}"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    mine = config.getoption("framework") in framework.sessions_for(collection_path)
+    return None if mine else True
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    hvd = framework.horovod()
     together = [item for item in items if _is_shared(item)]
     once = [item for item in items if not _is_shared(item)] if hvd.size() <= 2 else []
     kept = [item for item in together if hvd.size() in item.get_closest_marker("ranks").args]
+    if kept or once:
+        config.stash[_NONE_IS_FINE] = True  # another rank has some
     kept += once[hvd.rank() :: hvd.size()]
     chosen = {id(item) for item in kept}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
@@ -61,12 +99,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, object]:
     report = yield
+    hvd = framework.horovod()
     if report.failed and _is_shared(item) and hvd.size() > 1:
         item.session.shouldfail = f"{item.nodeid} failed on rank {hvd.rank()}"
     return report
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash[_NONE_IS_FINE]:
+        session.exitstatus = pytest.ExitCode.OK
     kill_all()
 
 
@@ -75,7 +116,8 @@ def _is_shared(item: pytest.Item) -> bool:
 
 
 def _die_hanging(test: str, limit: float, output: TextIO) -> None:
-    print(f"\nrank {hvd.rank()} hung for {limit} s in {test}", file=output, flush=True)
+    rank = framework.horovod().rank()
+    print(f"\nrank {rank} hung for {limit} s in {test}", file=output, flush=True)
     faulthandler.dump_traceback(file=output, all_threads=True)
     kill_all()
     os._exit(1)

@@ -81,7 +81,10 @@ def number(value: float) -> tf.Variable:
 def step_with(optimizer: keras.optimizers.Optimizer, *pairs: tuple[float, tf.Variable]) -> None:
     """One eager step with these gradients, each for its variable."""
     optimizer.apply_gradients(
-        [(tf.fill(variable.shape, tf.cast(g, variable.dtype)), variable) for g, variable in pairs]
+        [
+            (tf.fill(variable.shape, tf.constant(g, variable.dtype)), variable)
+            for g, variable in pairs
+        ]
     )
 
 

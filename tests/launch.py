@@ -25,6 +25,8 @@ def run(
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
     clean["PYTHONPATH"] = str(ROOT)
+    # horovodrun imports TensorFlow to see what it is built with, and that has much to say.
+    clean.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     process = subprocess.Popen(
         command,
         cwd=cwd,

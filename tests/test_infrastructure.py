@@ -9,10 +9,15 @@ import uuid
 from fnmatch import fnmatch
 from pathlib import Path
 
+import framework
 import pytest
 from launch import ROOT, horovodrun, kill_all, run
 
 MARK = "SLOWMO_TEST_RUN"  # in the environment of all that a nested run starts, and their children
+EACH_FRAMEWORK = [
+    pytest.param(name, marks=pytest.mark.skipif(not framework.installed(name), reason="not there"))
+    for name in framework.NAMES
+]
 SLEEP = f"[{sys.executable!r}, '-c', 'import time; time.sleep(300)']"
 
 
@@ -41,20 +46,25 @@ def nothing_is_left(mark: str) -> bool:
     return False
 
 
-def nested(directory: Path, tests: str, *, ranks: int = 2) -> tuple[int, str, str]:
-    """Run ``tests`` as this suite is run; return exit code, output, and the run's mark."""
-    (directory / "tests").mkdir()
-    for name in ("conftest.py", "launch.py"):
+def nested(
+    directory: Path, tests: str, *options: str, ranks: int = 2, folder: str = ""
+) -> tuple[int, str, str]:
+    """Run ``tests``, in a folder of tests/, as this suite is run.
+
+    Returns the exit code, the output, and the run's mark.
+    """
+    (directory / "tests" / folder).mkdir(parents=True)
+    for name in ("conftest.py", "framework.py", "launch.py"):
         shutil.copy(ROOT / "tests" / name, directory / "tests")
     shutil.copy(ROOT / "setup.cfg", directory)
-    (directory / "tests" / "test_nested.py").write_text(tests)
+    (directory / "tests" / folder / "test_nested.py").write_text(tests)
     mark = uuid.uuid4().hex
-    pytest_ = ["-m", "pytest", "-q", str(directory / "tests")]
-    options = {"timeout": 100, "cwd": directory, "env": {MARK: mark}}
+    pytest_ = ["-m", "pytest", "-q", str(directory / "tests"), *options]
+    how = {"timeout": 100, "cwd": directory, "env": {MARK: mark}}
     if ranks == 1:
-        done = run([sys.executable, *pytest_], **options)
+        done = run([sys.executable, *pytest_], **how)
     else:
-        done = horovodrun(ranks, *pytest_, **options)
+        done = horovodrun(ranks, *pytest_, **how)
     return done.returncode, done.stdout, mark
 
 
@@ -66,29 +76,35 @@ def test_pytest_looks_into_every_folder(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.mark.limit(130)
-def test_a_hang_on_one_rank_becomes_a_failure_that_names_rank_and_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", EACH_FRAMEWORK)
+def test_a_hang_on_one_rank_becomes_a_failure_that_names_rank_and_test(
+    name: str, tmp_path: Path
+) -> None:
     code, output, mark = nested(
         tmp_path,
         f"""
-import horovod.torch as hvd
+import horovod.{name} as hvd
 import launch
 import pytest
-import torch
+import {name}
 
 @pytest.mark.ranks(2)
 @pytest.mark.limit(3)
 def test_that_hangs():
     if hvd.rank() == 1:
         launch.run({SLEEP}, timeout=200)  # a child, and it sleeps
-    hvd.allreduce(torch.ones(1), name="rank 0 waits here")
+    hvd.allreduce({name}.ones([1]), name="rank_0_waits_here")
 
 @pytest.mark.ranks(2)
 def test_after_it():
     print("never reached")
 """,
+        "--framework",
+        name,
+        folder=name,
     )
     assert code != 0
-    assert "rank 1 hung for 3 s in tests/test_nested.py::test_that_hangs" in output
+    assert f"rank 1 hung for 3 s in tests/{name}/test_nested.py::test_that_hangs" in output
     assert "in test_that_hangs" in output  # where it stood
     assert "never reached" not in output
     assert nothing_is_left(mark), left_over(mark)
@@ -172,6 +188,84 @@ def test_that_hangs():
     assert code == 1
     assert "rank 0 hung for 2 s in tests/test_nested.py::test_that_hangs" in output
     assert nothing_is_left(mark), left_over(mark)
+
+
+NEEDS_TWO_RANKS = """
+import pytest
+
+@pytest.mark.ranks(2)
+def test_on_two():
+    pass
+"""
+
+
+@pytest.mark.limit(130)
+@pytest.mark.parametrize(("options", "expected"), [((), 5), (("--none-is-fine",), 0)])
+def test_no_test_for_this_number_of_ranks_is_a_failure_unless_said_otherwise(
+    options: tuple[str, ...], expected: int, tmp_path: Path
+) -> None:
+    code, output, _ = nested(tmp_path, NEEDS_TWO_RANKS, *options, ranks=1)
+    assert code == expected, output
+    assert "1 deselected" in output
+
+
+@pytest.mark.limit(130)
+def test_a_rank_that_is_dealt_no_test_passes(tmp_path: Path) -> None:
+    code, output, _ = nested(tmp_path, "def test_alone():\n    pass\n")
+    assert code == 0, output
+    assert output.count("1 passed") == 1
+    assert output.count("1 deselected") == 1
+
+
+@pytest.mark.limit(130)
+def test_ranks_with_no_test_between_them_fail(tmp_path: Path) -> None:
+    code, output, _ = nested(tmp_path, NEEDS_TWO_RANKS, "-k", "mistyped")
+    assert code != 0, output
+    assert output.count("1 deselected") == 2
+
+
+@pytest.mark.limit(130)
+@pytest.mark.parametrize("name", EACH_FRAMEWORK)
+def test_a_session_passes_over_the_other_frameworks_tests(name: str, tmp_path: Path) -> None:
+    (other,) = {*framework.NAMES} - {name}
+    (tmp_path / "tests" / other).mkdir(parents=True)
+    (tmp_path / "tests" / other / "test_other.py").write_text("raise AssertionError('imported')\n")
+    code, output, _ = nested(
+        tmp_path, "def test_own():\n    pass\n", "--framework", name, ranks=1, folder=name
+    )
+    assert code == 0, output
+    assert "1 passed" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "needed"),
+    [
+        ("torch", "tests/tensorflow", "tensorflow"),
+        ("torch", "tests/tensorflow/test_session.py::test_one", "tensorflow"),
+        ("tensorflow", "tests/core", "torch"),
+        ("tensorflow", "tests/test_infrastructure.py", "torch"),
+    ],
+)
+def test_naming_tests_of_the_other_framework_is_an_error_that_says_what_to_add(
+    name: str, path: str, needed: str
+) -> None:
+    done = run([sys.executable, "-m", "pytest", path, "--framework", name])
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {path} needs --framework {needed}; this session is for {name}" in done.stdout
+
+
+def test_without_torch_the_session_of_tensorflow_runs_what_needs_no_framework(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tests = ROOT / "tests"
+    with_torch = {path: framework.sessions_for(path) for path in tests.iterdir() if path.is_dir()}
+    monkeypatch.setattr(framework, "installed", lambda name: name == "tensorflow")
+    assert framework.default() == "tensorflow"
+    for name in ("core", "build_horovod"):
+        assert with_torch[tests / name] == ("torch",)
+        assert "tensorflow" in framework.sessions_for(tests / name)
+    assert framework.sessions_for(tests / "torch") == ("torch",)
+    assert framework.sessions_for(tests / "tensorflow") == ("tensorflow",)
 
 
 @pytest.mark.limit(100)

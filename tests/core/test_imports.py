@@ -4,6 +4,7 @@ import pkgutil
 import sys
 
 import pytest
+from framework import NAMES, installed
 from launch import run
 
 import slowmo_hvd.core
@@ -25,6 +26,12 @@ sys.meta_path.insert(0, Watch())
 """
 
 
+EACH_FRAMEWORK = [
+    pytest.param(name, marks=pytest.mark.skipif(not installed(name), reason="not there"))
+    for name in NAMES
+]
+
+
 def python(code: str, timeout: float = 40) -> str:
     done = run([sys.executable, "-c", code], timeout=timeout)
     assert done.returncode == 0, done.stdout
@@ -43,11 +50,12 @@ def test_numpy_is_needed_for_the_reference_alone() -> None:
     assert python(WATCH + imports + "print('numpy' in tried)") == "False"
 
 
-@pytest.mark.limit(130)  # it imports torch, which takes long on a busy machine
-def test_the_pytorch_adapter_does_not_import_tensorflow() -> None:
-    code = WATCH + "import slowmo_hvd.torch\n"
-    code += "print('torch' in sys.modules, {'tensorflow', 'keras'} & set(sys.modules))"
-    assert python(code, timeout=120) == "True set()"
+@pytest.mark.limit(130)  # it imports a framework, which takes long on a busy machine
+@pytest.mark.parametrize("framework", EACH_FRAMEWORK)
+def test_an_adapter_imports_its_own_framework_alone(framework: str) -> None:
+    code = f"import sys, slowmo_hvd.{framework}\n"
+    code += "print(sorted({'torch', 'tensorflow'} & set(sys.modules)))"
+    assert python(code, timeout=120).splitlines()[-1] == f"[{framework!r}]"
 
 
 def test_importing_the_package_alone_imports_nothing_of_it() -> None:
@@ -72,13 +80,13 @@ def test_without_horovod_one_sentence_says_how_to_build_it(framework: str) -> No
     assert "\n" not in output
 
 
-def test_importing_the_pytorch_adapter_without_horovod_says_so() -> None:
-    done = run(
-        [sys.executable, "-c", "import sys; sys.modules['horovod'] = None; import slowmo_hvd.torch"]
-    )
+@pytest.mark.parametrize("framework", EACH_FRAMEWORK)
+def test_importing_an_adapter_without_horovod_says_so(framework: str) -> None:
+    code = f"import sys; sys.modules['horovod'] = None; import slowmo_hvd.{framework}"
+    done = run([sys.executable, "-c", code])
     assert done.returncode == 1
     last = done.stdout.strip().splitlines()[-1]
-    assert last.startswith("ImportError: slowmo_hvd.torch needs Horovod, ")
+    assert last.startswith(f"ImportError: slowmo_hvd.{framework} needs Horovod, ")
 
 
 def test_a_horovod_that_was_built_for_another_framework_is_told_apart() -> None:

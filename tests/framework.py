@@ -1,0 +1,64 @@
+"""The framework of this session, which ``--framework`` chooses.
+
+horovod.torch and horovod.tensorflow are two libraries with a state of their own, and a process can
+initialise only one of them.
+"""
+
+import importlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+NAMES = ("torch", "tensorflow")
+TESTS = Path(__file__).resolve().parent
+_horovod: Any = None
+
+
+def installed(name: str) -> bool:
+    """Whether a framework is there, found out without importing it."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None  # tests/torch is a torch without a file
+
+
+def default() -> str:
+    """The framework of a session that names none."""
+    return "torch" if installed("torch") else "tensorflow"
+
+
+def sessions_for(path: Path) -> tuple[str, ...]:
+    """The frameworks whose sessions run the tests at ``path``."""
+    folder = path.relative_to(TESTS).parts[:1] if path.is_relative_to(TESTS) else ()
+    if not folder:
+        return NAMES  # the whole suite, or nothing of it
+    if folder == ("tensorflow",):
+        return ("tensorflow",)
+    if folder[0] in ("core", "build_horovod") and not installed("torch"):
+        return NAMES  # they need no framework, and one session is enough
+    return ("torch",)
+
+
+def start(name: str) -> None:
+    """Initialise Horovod for a framework. The ranks share the cores, so one thread each."""
+    global _horovod
+    if name == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    else:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # every rank would take the whole GPU
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        # Two, so that a collective can start while another waits inside a tf.py_function.
+        tf.config.threading.set_inter_op_parallelism_threads(2)
+    _horovod = importlib.import_module(f"horovod.{name}")
+    _horovod.init()  # once in a process: a second init after a failed test can abort it
+
+
+def horovod() -> Any:
+    """The Horovod module of this session."""
+    assert _horovod is not None, "no session of tests/conftest.py has started"
+    return _horovod
