@@ -19,6 +19,7 @@ _FINGERPRINTS = {
     "order or shapes of the parameters": "another model",
     "dtypes of the parameters": "others",
     "parameter groups": "others",
+    "buffers of the inner optimizer": "others",
 }
 _POSITION = ("whether there is a slow state", "steps taken", "window", "position in the window")
 
@@ -39,6 +40,7 @@ def figures_of(
     compression: str,
     groups: Sequence[Sequence[Parameter]],
     gradients_per_step: int = 1,
+    buffers: Any = None,
 ) -> Figures:
     """The numbers that must be equal.
 
@@ -49,6 +51,7 @@ def figures_of(
         compression: a name of how displacements are compressed.
         groups: shape and dtype of each parameter, in each parameter group.
         gradients_per_step: how many gradients add up before each local step.
+        buffers: what describes the buffers to be averaged, where they are known at the start.
     """
     shapes = [shape for group in groups for shape, _ in group]
     figures = {
@@ -66,6 +69,7 @@ def figures_of(
         "order or shapes of the parameters": _fingerprint(shapes),
         "dtypes of the parameters": _fingerprint([dtype for group in groups for _, dtype in group]),
         "parameter groups": _fingerprint([len(group) for group in groups]),
+        "buffers of the inner optimizer": _fingerprint(buffers),
     }
     return Figures(tuple(figures), tuple(float(value) for value in figures.values()))
 

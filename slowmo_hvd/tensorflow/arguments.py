@@ -8,6 +8,7 @@ from horovod.common import process_sets
 
 from slowmo_hvd.core.agreement import class_name
 from slowmo_hvd.core.arguments import check_process_set
+from slowmo_hvd.tensorflow.leaves import leaves
 
 _OF_THE_INNER = {
     "learning_rate",
@@ -34,14 +35,12 @@ def check_inner(optimizer: Any, distributed: type) -> None:
         raise TypeError(
             f"optimizer must be a keras.optimizers.Optimizer of Keras 3, got {optimizer!r}"
         )
-    inside: Any = optimizer
-    while inside is not None:
+    for inside in (optimizer, *leaves(optimizer)):
         if isinstance(inside, distributed) or hasattr(inside, "_allreduce_grads"):
             raise ValueError(
                 "optimizer is a DistributedOptimizer already; give the optimizer inside it, since "
                 "SlowMo takes the place of Horovod's gradient averaging"
             )
-        inside = vars(inside).get("inner_optimizer")
 
 
 def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
@@ -51,13 +50,23 @@ def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
         ValueError: one that every Keras optimizer has.
         TypeError: any other.
     """
-    for name in kwargs:
+    for name, value in kwargs.items():
+        if name == "use_locking" and value is False:  # of horovod.tensorflow, from TensorFlow 1
+            continue
         if name in _OF_THE_INNER:
             raise ValueError(
                 f"DistributedOptimizer does not support `{name}`. Instead, set `{name}` on the "
                 "inner optimizer."
             )
         raise TypeError(f"DistributedOptimizer() got an unexpected keyword argument {name!r}")
+
+
+def check_device(device: Any) -> None:
+    """Raise TypeError unless ``device`` is the name of one."""
+    if not isinstance(device, str):
+        raise TypeError(
+            f"device_dense must be the name of a device, such as '/cpu:0', or '', got {device!r}"
+        )
 
 
 def name_of_compression(compression: Any) -> str:

@@ -4,23 +4,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from slowmo_hvd.tensorflow.second_copies import follow, second_copies
 from slowmo_hvd.tensorflow.slow_model import native, slow_dtype
-
-_ScheduleFree = getattr(keras.optimizers, "ScheduleFreeAdamW", ())
 
 
 def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:
     """Choose "reset", "maintain" or "average" for this optimizer.
 
-    "auto" resets for SGD and maintains for all others, as the paper does for SGD and Adam. It
-    also resets ScheduleFreeAdamW: its buffer is a second set of weights, which would otherwise
-    stay each worker's own for good.
+    "auto" resets for SGD and maintains for all others, as the paper does for SGD and Adam.
     """
     if strategy == "auto":
-        restarts = isinstance(leaf, (keras.optimizers.SGD, _ScheduleFree))
-        return "reset" if restarts else "maintain"
+        return "reset" if isinstance(leaf, keras.optimizers.SGD) else "maintain"
     return strategy
 
 
@@ -28,7 +25,8 @@ class Buffers:
     """The buffers of one inner optimizer that updates variables, and what a window does to them.
 
     A buffer is any float variable of the optimizer's but its learning rate, its average of the
-    weights (EMA) and the gradients it is adding up: these are no memory of a direction.
+    weights (EMA), the gradients it is adding up, and a second copy of the weights: these are no
+    memory of a direction.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class Buffers:
         strategy: str,
         add_variable: Callable[..., Any],
     ) -> None:
-        """Look at a built optimizer that has taken no step.
+        """Look at a built optimizer.
 
         Args:
             leaf: the optimizer.
@@ -50,33 +48,22 @@ class Buffers:
         self.strategy = strategy
         self._leaf = leaf
         self._buffers = _buffers(leaf)
-        self._copies: list[tuple[Any, Any]] = []  # buffer and the variable that it starts from
-        self._fresh: list[tuple[Any, float]] = []  # buffer and the number that it starts from
         if strategy == "reset":
-            self._learn_what_is_fresh()
+            self._fresh = _fresh_values(leaf)
             self._restarted_at = native(
                 add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
             )
             _count_from(leaf, self._restarted_at)
 
-    def _learn_what_is_fresh(self) -> None:
-        if isinstance(self._leaf, _ScheduleFree):
-            pairs = zip(self._leaf._momentums, self._leaf._trainable_variables, strict=True)
-            self._copies = [(native(z), native(x)) for z, x in pairs if z is not None]
-        copied = {id(buffer) for buffer, _ in self._copies}
-        for buffer in self._buffers:
-            if id(buffer) in copied or not buffer.shape.num_elements():
-                continue
-            with tf.init_scope():
-                low, high = float(tf.reduce_min(buffer)), float(tf.reduce_max(buffer))
-            if low != high:
-                raise ValueError(
-                    f"buffers='reset' does not know what {buffer.name} of "
-                    f"{type(self._leaf).__name__} is when it is new: it does not start from one "
-                    "number, or has been used already; use 'maintain' or 'average', or wrap the "
-                    "optimizer before its first step"
-                )
-            self._fresh.append((buffer, low))
+    @property
+    def layout(self) -> list[Any]:
+        """Shapes and dtypes of what is averaged."""
+        averaged = self._buffers if self.strategy == "average" else []
+        return [(tuple(buffer.shape), buffer.dtype.name) for buffer in averaged]
+
+    def follow(self) -> None:
+        """Put a second copy of the weights to where the weights are."""
+        follow(self._leaf)
 
     def reset(self) -> None:
         """Leave the optimizer as if it had taken no step, but for its learning-rate schedule.
@@ -84,10 +71,8 @@ class Buffers:
         A step count that survived its moments would switch Adam's bias correction off; one that
         restarted for the schedule too would rewind that.
         """
-        for buffer, value in self._fresh:
-            buffer.assign(tf.fill(buffer.shape, tf.cast(value, buffer.dtype)))
-        for buffer, variable in self._copies:
-            buffer.assign(variable)
+        for buffer, value in zip(self._buffers, self._fresh, strict=True):
+            buffer.assign(tf.fill(buffer.shape, tf.constant(value, buffer.dtype)))
         self._restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
 
     def flats(self) -> list[Any]:
@@ -118,12 +103,35 @@ def _buffers(leaf: keras.optimizers.Optimizer) -> list[Any]:
     others = [leaf._learning_rate, leaf._iterations]
     others += getattr(leaf, "_model_variables_moving_average", [])
     others += getattr(leaf, "_accumulated_gradients", [])
-    skipped = {id(other) for other in others}
-    return [
-        native(variable)
-        for variable in leaf.variables
-        if id(variable) not in skipped and native(variable).dtype.is_floating
-    ]
+    others += second_copies(leaf)
+    skipped = {id(native(other)) for other in others if _is_variable(other)}
+    natives = map(native, leaf.variables)
+    return [value for value in natives if id(value) not in skipped and value.dtype.is_floating]
+
+
+def _is_variable(value: Any) -> bool:
+    return isinstance(value, keras.Variable | tf.Variable)  # a learning rate can be a schedule
+
+
+def _fresh_values(leaf: keras.optimizers.Optimizer) -> list[float]:
+    """The number that each buffer starts from.
+
+    An optimizer that has taken steps is asked through a new one of its kind.
+    """
+    if int(leaf._iterations.numpy()) > 0:
+        twin = type(leaf).from_config(leaf.get_config())
+        twin.build(leaf._trainable_variables)
+        return _fresh_values(twin)
+    values = []
+    for buffer in _buffers(leaf):
+        numbers = np.unique(tf.cast(buffer, tf.float64).numpy())
+        if len(numbers) > 1:
+            raise ValueError(
+                f"buffers='reset' does not know what {buffer.name} of {type(leaf).__name__} is "
+                "when it is new: it does not start from one number; use 'maintain' or 'average'"
+            )
+        values.append(float(numbers[0]) if len(numbers) else 0.0)
+    return values
 
 
 def _count_from(leaf: keras.optimizers.Optimizer, restarted_at: Any) -> None:

@@ -17,8 +17,22 @@ def leaves(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optim
 
 
 def groups_of(optimizer: keras.optimizers.Optimizer) -> Groups:
-    """The built optimizer's leaves that have variables, each with its own."""
-    pairs = [(leaf, list(leaf._trainable_variables)) for leaf in leaves(optimizer)]
+    """The built optimizer's leaves that have variables, each with its own.
+
+    Without those that Keras overwrites with what stands for their gradient: they are no weights,
+    but scales that float8 training measures on each worker.
+    """
+    pairs = [
+        (
+            leaf,
+            [
+                variable
+                for variable in leaf._trainable_variables
+                if not getattr(variable, "overwrite_with_gradient", False)
+            ],
+        )
+        for leaf in leaves(optimizer)
+    ]
     return [(leaf, variables) for leaf, variables in pairs if variables]
 
 

@@ -20,6 +20,7 @@ from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow.arguments import (
+    check_device,
     check_inner,
     compression_by_name,
     name_of_compression,
@@ -31,11 +32,8 @@ from slowmo_hvd.tensorflow.context import (
     initialised,
     traced_for_making_variables,
 )
-from slowmo_hvd.tensorflow.exchange import average_now
-from slowmo_hvd.tensorflow.leaves import groups_of, leaves
+from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
-from slowmo_hvd.tensorflow.slow_model import native
-from slowmo_hvd.tensorflow.statistics import average_statistics
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 # AutoGraph rewrites what a tf.function of the user's calls, and would rewrite this package too.
@@ -132,6 +130,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             buffers=buffers,
             warmup_steps=warmup_steps,
         )
+        check_device(device_dense)
         check_compression(compression)
         check_flag("sparse_as_dense", sparse_as_dense)
         check_flag("average_aggregated_gradients", average_aggregated_gradients)
@@ -153,7 +152,6 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             config, compression=compression, process_set=process_set, device=device_dense
         )
         self._model: Callable[[], Any] = lambda: None
-        self._averaged_at = 0  # steps taken when the model's statistics were last averaged
 
     def _accumulate(self, passes: int) -> None:
         if passes == 1:
@@ -222,7 +220,14 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             if not self.inner_optimizer.built:
                 self.inner_optimizer.build(variables)
             super().build(variables)
-            self._outer.build(groups_of(self.inner_optimizer), self.add_variable)
+            groups = groups_of(self.inner_optimizer)
+            if accumulation_steps(groups) < self.backward_passes_per_step:
+                raise ValueError(
+                    f"backward_passes_per_step={self.backward_passes_per_step} does not reach the "
+                    "optimizers that MultiOptimizer's function makes: set "
+                    "gradient_accumulation_steps on them"
+                )
+            self._outer.build(groups, self.add_variable)
 
     @_as_written
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:
@@ -249,6 +254,9 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     @_as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """One local step, and the sync that it makes due.
+
+        The first step takes the weights as the start of all ranks. In a ``tf.function`` that is
+        where the function is traced: load or broadcast weights before, or they count as progress.
 
         A step whose gradients overflowed on this rank is left out by the LossScaleOptimizer
         inside, and still counts.
@@ -314,13 +322,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return
         self._outer.flush()
         model = self._model() if model is None else model
-        if model is None or not self._outer.member or not self._outer.agreed:
-            return
-        if self._averaged_at != self._outer.steps_taken:  # equal on every rank, as all counters
-            average_statistics(
-                model, name=f"{self._outer.name}.statistics", process_set=self.process_set
-            )
-            self._averaged_at = self._outer.steps_taken
+        if model is not None:
+            self._outer.average_statistics(model)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """End a training as ``fit`` does: flush, and where the inner optimizer has an average of
@@ -328,15 +331,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """
         self.flush()
         self.inner_optimizer.finalize_variable_values(var_list)
-        if not any(leaf.use_ema for leaf in leaves(self.inner_optimizer)):
-            return
-        if self.built and self._outer.member and self._outer.agreed:
-            average_now(
-                [native(variable) for variable in var_list],
-                name=f"{self._outer.name}.ema",
-                process_set=self.process_set,
-            )
-            self._outer.anchor_here()
+        if self.built and any(leaf.use_ema for leaf in leaves(self.inner_optimizer)):
+            self._outer.average_variables(var_list)
 
     def introduce(self, model: keras.Model) -> None:
         """Have `flush` average this model's statistics. ``model.compile`` calls it."""

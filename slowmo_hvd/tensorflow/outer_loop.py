@@ -18,9 +18,10 @@ from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.schedule import Schedule, Sync
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
-from slowmo_hvd.tensorflow.exchange import gather_figures, sum_, sum_now
+from slowmo_hvd.tensorflow.exchange import average_now, gather_figures, sum_, sum_now
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.slow_model import SlowModel, native
+from slowmo_hvd.tensorflow.statistics import average_statistics
 
 _KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
 loops_made: Counter[int] = Counter()  #: by process set
@@ -69,6 +70,7 @@ class OuterLoop:
         self._step = counter("step")
         self._window = counter("window")
         self._position = counter("position")
+        self._statistics_at = counter("statistics_at")  # the step after which they were averaged
         # γ of the window so far: its mean over the window's steps, a sum and a count.
         self._lr_total = counter("lr_total", (len(groups),), "float64")
         self._lr_steps = counter("lr_steps")
@@ -127,15 +129,21 @@ class OuterLoop:
             self.before_step()
             self._sync(tf.constant(_KINDS.index(Sync.FLUSH), tf.int64))
 
-    @property
-    def agreed(self) -> bool:
-        """Whether the ranks have agreed on a start, that is, whether a step has begun."""
-        return self._agreed
+    def average_statistics(self, model: Any) -> None:
+        """Average the model's moving statistics, once after each step. A collective, eager.
 
-    @property
-    def steps_taken(self) -> int:
-        """Local steps attempted so far."""
-        return int(self._step)
+        Rank-equal: it goes by counters, and by the model, of which every rank has one.
+        """
+        if self.member and self._agreed and int(self._statistics_at) != int(self._step):
+            average_statistics(model, name=f"{self.name}.statistics", process_set=self.process_set)
+            self._statistics_at.assign(self._step)
+
+    def average_variables(self, variables: Sequence[Any]) -> None:
+        """Make the variables their mean over the workers, and the anchor. A collective, eager."""
+        if self.member and self._agreed:
+            natives = [native(variable) for variable in variables]
+            average_now(natives, name=f"{self.name}.ema", process_set=self.process_set)
+            self._slow.anchor_here()
 
     def agree(self) -> None:
         """Compare what must be equal, and give all ranks the root's anchor. A collective, eager.
@@ -167,6 +175,7 @@ class OuterLoop:
             compression=class_name(self._compression),
             groups=parameters,
             gradients_per_step=self._passes,
+            buffers=[buffers.layout for buffers in self._buffers],
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         by_rank = gather_figures(
@@ -203,10 +212,6 @@ class OuterLoop:
         self._slow.set_anchors(flats)
         if not begun:
             self._slow.restart()
-
-    def anchor_here(self) -> None:
-        """Begin the window from the variables as they are, equal on all ranks. Eager."""
-        self._slow.anchor_here()
 
     def _synchronise(self, kind: Any) -> None:
         """Average the displacements, take the outer step, begin a window. A collective.
@@ -282,6 +287,7 @@ class OuterLoop:
                 )
                 buffers.set_flats([total / tf.cast(tail[0], total.dtype) for total in sums])
                 sent += count
+            buffers.follow()
         return sent
 
     def _record(self, sent: int, *values: Any) -> None:

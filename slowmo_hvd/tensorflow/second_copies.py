@@ -1,0 +1,47 @@
+"""Optimizers that keep the weights a second time, and would undo a sync from that copy.
+
+FTRL computes the weights anew in each step from ``linear``; ScheduleFreeAdamW takes its steps in z
+and pulls the weights after it. So a window begins with the copy put to where the weights are.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from slowmo_hvd.tensorflow.slow_model import native
+
+# Not in every release of Keras 3.
+_ScheduleFree = getattr(keras.optimizers, "ScheduleFreeAdamW", ())
+
+
+def second_copies(leaf: keras.optimizers.Optimizer) -> list[Any]:
+    """The optimizer's variables that hold the weights, as tf.Variables."""
+    return [native(copy) for copy in _copies(leaf) if copy is not None]
+
+
+def follow(leaf: keras.optimizers.Optimizer) -> None:
+    """Put the copies to where the weights are."""
+    for position, (copy, variable) in enumerate(
+        zip(_copies(leaf), leaf._trainable_variables, strict=False)
+    ):
+        if copy is None:
+            continue
+        value = tf.convert_to_tensor(native(variable))
+        if isinstance(leaf, keras.optimizers.Ftrl):
+            value = _linear(leaf, value, native(leaf._accumulators[position]))
+        native(copy).assign(value)
+
+
+def _copies(leaf: keras.optimizers.Optimizer) -> list[Any]:
+    if isinstance(leaf, keras.optimizers.Ftrl):
+        return list(leaf._linears)
+    return list(leaf._momentums) if isinstance(leaf, _ScheduleFree) else []
+
+
+def _linear(leaf: keras.optimizers.Ftrl, weight: Any, accumulator: Any) -> Any:
+    """What ``linear`` must be for FTRL's weights, (clip(linear, ±l1) - linear) / quadratic."""
+    lr = tf.cast(leaf.learning_rate, weight.dtype)
+    l2 = leaf.l2_regularization_strength + leaf.beta / (2 * lr)
+    quadratic = accumulator**-leaf.learning_rate_power / lr + 2 * l2
+    return -(weight * quadratic + tf.sign(weight) * leaf.l1_regularization_strength)
