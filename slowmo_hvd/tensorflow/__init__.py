@@ -4,7 +4,8 @@ Everything that horovod.tensorflow offers is here, submodules included; what Slo
 ours, and what Horovod wrote for Keras 2 is written anew for Keras 3.
 """
 
-# ruff: noqa: E402, F401, F403
+# ruff: noqa: E402, F403
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from slowmo_hvd.core.horovod import require_horovod
@@ -17,8 +18,6 @@ require_keras_3_on_tensorflow()
 
 from horovod.tensorflow import *
 
-# Not `from ... import elastic`: that name is Horovod's module by now.
-import slowmo_hvd.tensorflow.elastic as elastic
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.core.stats import SyncRecord as SyncRecord
 from slowmo_hvd.core.stats import SyncStats as SyncStats
@@ -36,6 +35,9 @@ from slowmo_hvd.tensorflow.sync_batch_norm import (
     SyncBatchNormalization as SyncBatchNormalization,
 )
 
+# Not by `import`, which finds Horovod's module of this name, imported with all else above.
+elastic = importlib.import_module(f"{__name__}.elastic")
+vars().pop("keras", None)  # Horovod's, where a script has imported that too
 _offer_submodules("horovod.tensorflow", __name__)
 _install()
 

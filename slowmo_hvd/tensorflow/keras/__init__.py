@@ -4,19 +4,21 @@ Everything that horovod.tensorflow.keras offers is here. What Keras 3 broke of i
 elastic states and `load_model`, is written anew.
 """
 
-# ruff: noqa: F401, F403
+# ruff: noqa: F403
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from horovod.tensorflow.keras import *
 
-# Not `from ... import callbacks`: that name is Horovod's module by now.
-import slowmo_hvd.tensorflow.keras.callbacks as callbacks
-import slowmo_hvd.tensorflow.keras.elastic as elastic
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.core.stats import SyncRecord as SyncRecord
 from slowmo_hvd.core.stats import SyncStats as SyncStats
 from slowmo_hvd.tensorflow.keras.load import load_model as load_model
 from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer as DistributedOptimizer
+
+# Not by `import`, which finds Horovod's modules of these names, imported with all else above.
+callbacks = importlib.import_module(f"{__name__}.callbacks")
+elastic = importlib.import_module(f"{__name__}.elastic")
 
 if TYPE_CHECKING:
 

@@ -1,0 +1,130 @@
+"""Whatever Horovod's modules offer is offered here, and what Keras 3 broke of it works."""
+
+import contextlib
+import importlib
+import sys
+from types import ModuleType
+
+import horovod.tensorflow
+import horovod.tensorflow.keras
+import keras
+import pytest
+import tensorflow as tf
+from keras_models import mlp, number, step_with
+from ranks import by_rank
+
+import slowmo_hvd.tensorflow
+import slowmo_hvd.tensorflow.keras
+
+PAIRS = [
+    (horovod.tensorflow, slowmo_hvd.tensorflow),
+    (horovod.tensorflow.keras, slowmo_hvd.tensorflow.keras),
+]
+OURS = {
+    "slowmo_hvd.tensorflow": {
+        "DistributedGradientTape",
+        "DistributedOptimizer",
+        "PartialDistributedGradientTape",
+        "SyncBatchNormalization",
+        "broadcast_variables",
+        "elastic",
+        "functions",
+        "keras",
+        "sync_batch_norm",
+    },
+    "slowmo_hvd.tensorflow.keras": {
+        "DistributedOptimizer",
+        "callbacks",
+        "elastic",
+        "load_model",
+    },
+}
+
+
+def public(module: ModuleType) -> set[str]:
+    return {name for name in dir(module) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), PAIRS)
+def test_every_name_is_there_and_only_those_we_mean_are_replaced(
+    theirs: ModuleType, ours: ModuleType
+) -> None:
+    missing = public(theirs) - public(ours)
+    assert not missing
+    replaced = {n for n in public(theirs) if getattr(theirs, n) is not getattr(ours, n)}
+    assert replaced == OURS[ours.__name__] & public(theirs)
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [("tensorflow", "elastic"), ("tensorflow.keras", "elastic"), ("tensorflow.keras", "callbacks")],
+)
+def test_the_submodules_have_every_class_of_horovods(package: str, name: str) -> None:
+    theirs = importlib.import_module(f"horovod.{package}.{name}")
+    ours = importlib.import_module(f"slowmo_hvd.{package}.{name}")
+    classes = {n for n in public(theirs) if getattr(theirs, n).__class__ is type or n == "run"}
+    of_horovod = {n for n in classes if getattr(theirs, n).__module__.startswith("horovod")}
+    not_exported = {"HorovodInternalError", "ObjectState"}
+    assert of_horovod - public(ours) <= not_exported
+    assert getattr(sys.modules[f"slowmo_hvd.{package}"], name) is ours
+
+
+def test_horovods_submodules_are_found_under_this_name() -> None:
+    import slowmo_hvd.tensorflow.compression
+    import slowmo_hvd.tensorflow.mpi_ops as mpi_ops
+
+    assert mpi_ops is horovod.tensorflow.mpi_ops
+    assert slowmo_hvd.tensorflow.compression.Compression is horovod.tensorflow.Compression
+
+
+@pytest.mark.ranks(2)
+def test_one_name_for_one_optimizer_and_horovods_collectives() -> None:
+    hvd, hvd_keras = slowmo_hvd.tensorflow, slowmo_hvd.tensorflow.keras
+    assert hvd.DistributedOptimizer is hvd_keras.DistributedOptimizer
+    assert float(hvd.allreduce(tf.constant(by_rank(1.0, 3.0)), name="mean")) == 2
+    assert hvd_keras.allreduce(by_rank(1.0, 3.0), name="keras_mean").numpy() == 2
+    assert hvd.allgather_object(hvd.rank()) == [0, 1]
+
+
+@pytest.mark.ranks(2)
+def test_a_gradient_tape_script_of_horovod_runs_as_it_is() -> None:
+    """After examples/tensorflow2 of Horovod: broadcasts after the first step, in the function."""
+    hvd = slowmo_hvd.tensorflow
+    model = mlp(seed=hvd.rank())
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), sync_period=2)
+
+    @tf.function
+    def training_step(x: tf.Tensor, first_batch: bool) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(x, training=True) ** 2)
+        tape = hvd.DistributedGradientTape(tape)
+        grads = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(grads, model.trainable_variables, strict=True))
+        if first_batch:
+            hvd.broadcast_variables(model.variables, root_rank=0)
+            hvd.broadcast_variables(optimizer.variables(), root_rank=0)
+        return loss
+
+    with (
+        pytest.warns(UserWarning, match="started from other weights")
+        if hvd.rank()
+        else contextlib.nullcontext()
+    ):
+        training_step(tf.ones([4, 3]), True)
+    for batch in range(1, 4):
+        training_step(tf.fill([4, 3], float(batch + hvd.rank())), False)
+    gathered = hvd.allgather_object([v.numpy().tolist() for v in model.trainable_variables])
+    assert gathered[0] == gathered[1]
+    assert optimizer.sync_stats.syncs == 2
+
+
+@pytest.mark.ranks(1)
+def test_the_optimizer_is_known_by_its_arguments_in_horovods_order() -> None:
+    hvd = slowmo_hvd.tensorflow.keras
+    optimizer = hvd.DistributedOptimizer(
+        keras.optimizers.SGD(1.0), "mine", "", "", hvd.Compression.none, False, 1.0, hvd.Average
+    )
+    assert optimizer.name == "mine"
+    weight = number(1.0)
+    step_with(optimizer, (1.0, weight))
+    assert weight.numpy() == [0.0]
