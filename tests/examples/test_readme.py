@@ -1,7 +1,8 @@
 """README.md keeps its word: its code runs, and what it names is there.
 
 Its blocks are one script, in the order of the page, run on two ranks: first the new side of the
-diff, then every Python block. The old side of the diff runs too, on Horovod alone.
+PyTorch diff, then every Python block. The old side of the diff runs too, on Horovod alone. The
+Keras diff is a script of its own, whose old side no longer runs.
 """
 
 import inspect
@@ -24,6 +25,18 @@ torch.manual_seed(0)
 make_model = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
 loader = [(torch.randn(5, 2, 2), torch.randint(3, (5,))) for _ in range(24)]
 """
+KERAS_PREAMBLE = """\
+import keras
+import numpy as np
+
+x, y = np.random.randn(60, 4).astype("float32"), np.random.randn(60, 3).astype("float32")
+make_keras_model = lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+"""
+KERAS_END = """
+import horovod.tensorflow
+weights = horovod.tensorflow.allgather_object([w.tolist() for w in model.get_weights()])
+print("one model:", weights[0] == weights[1])
+"""
 
 
 def blocks(language: str) -> list[str]:
@@ -34,29 +47,44 @@ def side(diff: str, sign: str) -> str:
     return "".join(line[1:] for line in diff.splitlines(keepends=True) if line[0] in f"{sign} \n")
 
 
-def run(script: str, folder: Path) -> str:
-    (folder / "script.py").write_text(PREAMBLE + script)
+def run(script: str, folder: Path, *, succeeds: bool = True) -> str:
+    (folder / "script.py").write_text(script)
     result = horovodrun(2, "script.py", cwd=folder, timeout=100)
-    assert result.returncode == 0, result.stdout
+    assert (result.returncode == 0) is succeeds, result.stdout
     return result.stdout
 
 
 @pytest.mark.limit(110)
 def test_the_script_before_the_diff_is_a_horovod_script(tmp_path: Path) -> None:
-    (diff,) = blocks("diff")
+    diff, _ = blocks("diff")
     assert len(re.findall("^[+]", diff, re.MULTILINE)) == 2
     assert "slowmo" not in side(diff, "-")
-    run(side(diff, "-"), tmp_path)
+    run(PREAMBLE + side(diff, "-"), tmp_path)
 
 
 @pytest.mark.limit(110)
 def test_the_code_runs_in_the_order_of_the_page(tmp_path: Path) -> None:
-    (diff,) = blocks("diff")
-    output = run("\n".join([side(diff, "+"), *blocks("python")]), tmp_path)
+    diff, _ = blocks("diff")
+    output = run("\n".join([PREAMBLE, side(diff, "+"), *blocks("python")]), tmp_path)
     assert re.search(r"step 48: drift 0\.\d+, \d+ bytes", output)
     assert output.count("SyncStats(syncs=4, ") == 2
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["optimizer"]["slowmo"]["step"] == 48
+
+
+@pytest.mark.limit(110)
+def test_the_keras_script_needs_one_line_and_ends_with_one_model(tmp_path: Path) -> None:
+    _, diff = blocks("diff")
+    assert len(re.findall("^[+]", diff, re.MULTILINE)) == 1
+    output = run(KERAS_PREAMBLE + side(diff, "+") + KERAS_END, tmp_path)
+    assert output.count("one model: True") == 2
+
+
+@pytest.mark.limit(110)
+def test_the_keras_script_before_the_diff_no_longer_runs(tmp_path: Path) -> None:
+    _, diff = blocks("diff")
+    output = run(KERAS_PREAMBLE + side(diff, "-"), tmp_path, succeeds=False)
+    assert "horovod/_keras/callbacks.py" in output  # it is Horovod's own callback that raises
 
 
 def test_the_table_of_arguments_has_every_one_and_its_default() -> None:
