@@ -15,9 +15,18 @@ def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:
     """Choose "reset", "maintain" or "average" for this optimizer.
 
     "auto" resets for SGD and maintains for all others, as the paper does for SGD and Adam.
+
+    Raises:
+        ValueError: "reset" for an optimizer whose own warm-up would begin again each time.
     """
     if strategy == "auto":
         return "reset" if isinstance(leaf, keras.optimizers.SGD) else "maintain"
+    if strategy == "reset" and getattr(leaf, "warmup_steps", 0):  # of ScheduleFreeAdamW
+        raise ValueError(
+            f"buffers='reset' would take {type(leaf).__name__}'s count back before its "
+            f"warmup_steps={leaf.warmup_steps} are done: give it a learning_rate schedule that "
+            "warms up in their place, or use 'maintain' (what 'auto' does) or 'average'"
+        )
     return strategy
 
 
