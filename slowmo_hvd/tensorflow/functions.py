@@ -116,7 +116,8 @@ def _broadcast(wire: Any, root_rank: int, index: int, process_set: Any) -> Any:
         )
 
     if not tf.executing_eagerly():
-        return send(wire)
+        with tf.compat.v1.name_scope(None):  # where the graph keeps names apart
+            return send(wire)
     # Only an operation in a graph has a name by which Horovod can pair it. Calling the
     # tf.function itself would warn about tracing from its fifth time on.
     return tf.function(send, autograph=False).get_concrete_function(wire)(wire)

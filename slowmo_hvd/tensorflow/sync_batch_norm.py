@@ -14,11 +14,11 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[m
     In the place of ``horovod.tensorflow.SyncBatchNormalization``, which Keras 3 cannot make. Two
     things differ from it: a worker counts by its elements, so that batches of unequal sizes or
     with masks are normalized as their concatenation would be; and Keras gives the layer its name,
-    so that a model can have several.
+    so that a model can have several, and another one on every rank.
 
     Each call in training is a collective over all ranks, and so is its gradient, which is that of
-    the sum of the workers' losses: all ranks must take equally many steps, with layers of equal
-    names. Between SlowMo's syncs these are then the only tensors that travel.
+    the sum of the workers' losses: all ranks must take equally many steps. Between SlowMo's syncs
+    these are then the only tensors that travel.
 
     Args:
         fused: must be False.
@@ -47,7 +47,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[m
         first = tf.cast(mean, tf.float64)
         second = tf.cast(variance, tf.float64) + tf.square(first)
         count = self._count(inputs, mask) * tf.ones_like(first)
-        sums = hvd.allreduce(tf.stack([count * first, count * second, count]), op=hvd.Sum)
+        sums = _sum_over_workers(tf.stack([count * first, count * second, count]))
         first, second, count = tf.unstack(sums)
         first = tf.math.divide_no_nan(first, count)
         second = tf.math.divide_no_nan(second, count)
@@ -60,3 +60,21 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[m
             return tf.cast(tf.size(inputs) // tf.shape(inputs)[self.axis], tf.float64)
         kept = tf.broadcast_to(tf.cast(mask, tf.bool)[..., None], tf.shape(inputs))
         return tf.squeeze(tf.reduce_sum(tf.cast(kept, tf.float64), self._reduction_axes))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _sum_over_workers(tensor: Any) -> tuple[Any, Any]:
+    return _sum(tensor, "forward"), lambda upstream: _sum(upstream, "backward")
+
+
+def _sum(tensor: Any, way: str) -> Any:
+    # Horovod pairs operations by name, and by itself takes the names of the layers, which differ
+    # between ranks that have built different models before. Outside of all scopes the graph counts
+    # operations of one name, in the order in which they are made.
+    with tf.compat.v1.name_scope(None):
+        return hvd.allreduce(
+            tensor,
+            op=hvd.Sum,
+            name=f"HorovodAllreduce.slowmo.sync_batch_norm.{way}",
+            ignore_name_scope=True,
+        )
