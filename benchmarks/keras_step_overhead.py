@@ -14,8 +14,8 @@ import tensorflow as tf
 
 import slowmo_hvd.tensorflow.keras as hvd
 
-PAIRS = 60
-STEPS = 10  # of fit, in each measurement
+PAIRS = 40
+STEPS = 5  # of fit, in each measurement
 INNERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "SGD with momentum": lambda: keras.optimizers.SGD(1e-3, momentum=0.9),
     "AdamW": lambda: keras.optimizers.AdamW(1e-3),
@@ -58,14 +58,14 @@ def by_fit(optimizer: keras.optimizers.Optimizer, data: tuple[np.ndarray, np.nda
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
     )
-    dataset = tf.data.Dataset.from_tensor_slices(data).batch(64).repeat()
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(32).repeat()
     return lambda: model.fit(dataset, steps_per_epoch=STEPS, shuffle=False, verbose=0)
 
 
 def by_function(optimizer: keras.optimizers.Optimizer, data: tuple[np.ndarray, np.ndarray]):
     model = make_model()
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    images, labels = (tf.constant(array[:64]) for array in data)
+    images, labels = (tf.constant(array[:32]) for array in data)
 
     @tf.function
     def step() -> None:
@@ -81,8 +81,8 @@ def measure(make_inner: Callable[[], keras.optimizers.Optimizer], train: Callabl
     """The ratios of neighbouring measurements, wrapped over bare; which goes first alternates."""
     generator = np.random.default_rng(0)
     data = (
-        generator.standard_normal((64 * STEPS, 32, 32, 3)).astype("float32"),
-        generator.integers(10, size=64 * STEPS),
+        generator.standard_normal((32 * STEPS, 32, 32, 3)).astype("float32"),
+        generator.integers(10, size=32 * STEPS),
     )
     # A period that never ends; `fit` ends with a flush, so that is left out of what is timed.
     wrapped = hvd.DistributedOptimizer(make_inner(), sync_period=10**9)

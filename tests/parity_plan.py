@@ -1,4 +1,4 @@
-"""What the PyTorch adapter, the TensorFlow adapter and the NumPy reference are all driven through."""
+"""What the PyTorch adapter, the TensorFlow adapter and the NumPy reference are driven through."""
 
 import itertools
 from collections.abc import Iterator

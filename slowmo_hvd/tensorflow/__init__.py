@@ -9,12 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from slowmo_hvd.core.horovod import require_horovod
-
-require_horovod("tensorflow")
-
 from slowmo_hvd.tensorflow.requirements import require_keras_3_on_tensorflow
 
+# First, since on another Keras it seems as if Horovod had not been built for TensorFlow.
 require_keras_3_on_tensorflow()
+require_horovod("tensorflow")
 
 from horovod.tensorflow import *
 

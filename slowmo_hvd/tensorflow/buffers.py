@@ -21,7 +21,7 @@ def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:
     """
     if strategy == "auto":
         return "reset" if isinstance(leaf, keras.optimizers.SGD) else "maintain"
-    if strategy == "reset" and getattr(leaf, "warmup_steps", 0):  # of ScheduleFreeAdamW
+    if strategy == "reset" and getattr(leaf, "warmup_steps", False):  # of ScheduleFreeAdamW
         raise ValueError(
             f"buffers='reset' would take {type(leaf).__name__}'s count back before its "
             f"warmup_steps={leaf.warmup_steps} are done: give it a learning_rate schedule that "
@@ -70,9 +70,9 @@ class Buffers:
         averaged = self._buffers if self.strategy == "average" else []
         return [(tuple(buffer.shape), buffer.dtype.name) for buffer in averaged]
 
-    def follow(self) -> None:
+    def follow(self, *, at_start: bool = False) -> None:
         """Put a second copy of the weights to where the weights are."""
-        follow(self._leaf)
+        follow(self._leaf, at_start=at_start)
 
     def reset(self) -> None:
         """Leave the optimizer as if it had taken no step, but for its learning-rate schedule.

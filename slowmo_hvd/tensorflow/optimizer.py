@@ -219,7 +219,6 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         with tf.init_scope(), tf.name_scope(self.name):
             if not self.inner_optimizer.built:
                 self.inner_optimizer.build(variables)
-            super().build(variables)
             groups = groups_of(self.inner_optimizer)
             if accumulation_steps(groups) < self.backward_passes_per_step:
                 raise ValueError(
@@ -228,6 +227,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "gradient_accumulation_steps on them"
                 )
             self._outer.build(groups, self.add_variable)
+            super().build(variables)  # last, since it says that all is built
 
     @_as_written
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:

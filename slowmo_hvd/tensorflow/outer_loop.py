@@ -212,6 +212,8 @@ class OuterLoop:
         self._slow.set_anchors(flats)
         if not begun:
             self._slow.restart()
+            for buffers in self._buffers:
+                buffers.follow(at_start=True)
 
     def _synchronise(self, kind: Any) -> None:
         """Average the displacements, take the outer step, begin a window. A collective.

@@ -2,8 +2,6 @@
 
 import os
 
-import keras
-
 
 def require_keras_3_on_tensorflow() -> None:
     """Raise ImportError unless ``keras`` is Keras 3 and runs on TensorFlow.
@@ -16,12 +14,19 @@ def require_keras_3_on_tensorflow() -> None:
             "slowmo_hvd.tensorflow needs Keras 3, and TF_USE_LEGACY_KERAS asks for Keras 2: unset "
             "it, or stay with horovod.tensorflow.keras, which works on Keras 2"
         )
+    # Before Keras is imported, which fails where its backend is not installed.
+    _check_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
+    import keras
+
     if int(keras.__version__.split(".")[0]) < 3:
         raise ImportError(
             f"slowmo_hvd.tensorflow needs Keras 3, and keras {keras.__version__} is installed: "
             "pip install --upgrade keras, or stay with horovod.tensorflow.keras, which works on it"
         )
-    backend = keras.config.backend()
+    _check_backend(keras.config.backend())  # its configuration file can choose one too
+
+
+def _check_backend(backend: str) -> None:
     if backend == "torch":
         raise ImportError(
             "slowmo_hvd.tensorflow needs Keras on TensorFlow, and its backend is 'torch': set "

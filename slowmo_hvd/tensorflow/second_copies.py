@@ -20,8 +20,15 @@ def second_copies(leaf: keras.optimizers.Optimizer) -> list[Any]:
     return [native(copy) for copy in _copies(leaf) if copy is not None]
 
 
-def follow(leaf: keras.optimizers.Optimizer) -> None:
-    """Put the copies to where the weights are."""
+def follow(leaf: keras.optimizers.Optimizer, *, at_start: bool = False) -> None:
+    """Put the copies to where the weights are.
+
+    Args:
+        leaf: the optimizer.
+        at_start: no step has been taken: FTRL then begins at 0, as Keras has it.
+    """
+    if at_start and isinstance(leaf, keras.optimizers.Ftrl):
+        return
     for position, (copy, variable) in enumerate(
         zip(_copies(leaf), leaf._trainable_variables, strict=False)
     ):
