@@ -18,12 +18,13 @@ _DEPTH = 8  # frames of Keras and TensorFlow between a LossScaleOptimizer and us
 def check_context() -> None:
     """Raise ValueError where a sync could not be carried out, or not by all ranks.
 
-    That is inside an XLA computation, inside a LossScaleOptimizer, which skips its optimizer
-    on the rank that overflows alone, and in a graph of TensorFlow 1.
+    That is under a tf.distribute strategy, inside an XLA computation, inside a LossScaleOptimizer,
+    which skips its optimizer on the rank that overflows alone, and in a graph of TensorFlow 1.
     """
     with tf.init_scope():
         if not tf.executing_eagerly():
             raise ValueError("DistributedOptimizer needs TensorFlow 2, with eager execution on")
+    refuse_strategy()
     if tf.inside_function() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         raise ValueError(
             "DistributedOptimizer cannot step inside XLA, where Horovod has no collectives: leave "
@@ -34,6 +35,15 @@ def check_context() -> None:
             "a LossScaleOptimizer around DistributedOptimizer would skip steps on the rank that "
             "overflows alone, and the ranks would wait for each other for ever: put it inside, "
             "hvd.DistributedOptimizer(keras.optimizers.LossScaleOptimizer(optimizer))"
+        )
+
+
+def refuse_strategy() -> None:
+    """Raise ValueError under a tf.distribute strategy."""
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            "DistributedOptimizer cannot work under a tf.distribute strategy: Horovod takes its "
+            "place, with one process for each device"
         )
 
 

@@ -30,6 +30,7 @@ from slowmo_hvd.tensorflow.arguments import (
 from slowmo_hvd.tensorflow.context import (
     check_context,
     initialised,
+    refuse_strategy,
     traced_for_making_variables,
 )
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
@@ -135,11 +136,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         check_flag("sparse_as_dense", sparse_as_dense)
         check_flag("average_aggregated_gradients", average_aggregated_gradients)
         check_process_set(process_set, hvd)
-        if tf.distribute.has_strategy():
-            raise ValueError(
-                "DistributedOptimizer cannot be made inside a tf.distribute strategy: Horovod "
-                "takes its place, with one process for each device"
-            )
+        refuse_strategy()
         super().__init__(learning_rate=0.0, name=name or f"Distributed{type(optimizer).__name__}")
         self.inner_optimizer = optimizer
         self.sparse_as_dense = sparse_as_dense
