@@ -62,7 +62,17 @@ class SlowModel:
             groups: the variables of each learning rate.
             add_variable: the optimizer's, so that it saves, loads and broadcasts the slow state.
             with_momentum: whether there is a u to keep, that is β > 0.
+
+        Raises:
+            ValueError: a variable is not of floating point.
         """
+        for variable in (variable for group in groups for variable in group):
+            dtype = native(variable).dtype
+            if not dtype.is_floating:
+                raise ValueError(
+                    f"{path_of(variable)} is {dtype.name}, and only floating-point variables can "
+                    "be averaged; give it an optimizer of its own that is not distributed"
+                )
 
         def add(variable: Any, name: str) -> Any:
             # Always initialised with zeros: the anchor is taken when the first step begins.

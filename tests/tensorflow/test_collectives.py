@@ -128,6 +128,14 @@ def test_float64_and_float32_travel_side_by_side() -> None:
     assert single.numpy() == [-0.5]
 
 
+@pytest.mark.ranks(1)
+def test_complex_variables_are_refused() -> None:
+    variable = tf.Variable([1 + 2j], dtype=tf.complex64)
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.5))
+    with pytest.raises(ValueError, match="is complex64, and only floating-point variables"):
+        optimizer.apply_gradients([(tf.constant([1 + 1j], tf.complex64), variable)])
+
+
 @pytest.mark.ranks(2)
 def test_bfloat16_steps_too_small_to_show_add_up() -> None:
     weight = tf.Variable([256.0], dtype=tf.bfloat16)  # an ulp is 2
