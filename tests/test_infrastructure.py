@@ -221,7 +221,7 @@ def test_a_rank_that_is_dealt_no_test_passes(tmp_path: Path) -> None:
 def test_ranks_with_no_test_between_them_fail(tmp_path: Path) -> None:
     code, output, _ = nested(tmp_path, NEEDS_TWO_RANKS, "-k", "mistyped")
     assert code != 0, output
-    assert output.count("1 deselected") == 2
+    assert "1 deselected" in output  # on one rank or on both: the first to end ends the other
 
 
 @pytest.mark.limit(130)
