@@ -1,6 +1,5 @@
 """Whatever Horovod's modules offer is offered here, and what Keras 3 broke of it works."""
 
-import contextlib
 import importlib
 import sys
 from types import ModuleType
@@ -10,7 +9,7 @@ import horovod.tensorflow.keras
 import keras
 import pytest
 import tensorflow as tf
-from keras_models import mlp, number, step_with
+from keras_models import number, step_with
 from ranks import by_rank
 
 import slowmo_hvd.tensorflow
@@ -84,38 +83,6 @@ def test_one_name_for_one_optimizer_and_horovods_collectives() -> None:
     assert float(hvd.allreduce(tf.constant(by_rank(1.0, 3.0)), name="mean")) == 2
     assert hvd_keras.allreduce(by_rank(1.0, 3.0), name="keras_mean").numpy() == 2
     assert hvd.allgather_object(hvd.rank()) == [0, 1]
-
-
-@pytest.mark.ranks(2)
-def test_a_gradient_tape_script_of_horovod_runs_as_it_is() -> None:
-    """After examples/tensorflow2 of Horovod: broadcasts after the first step, in the function."""
-    hvd = slowmo_hvd.tensorflow
-    model = mlp(seed=hvd.rank())
-    optimizer = hvd.DistributedOptimizer(keras.optimizers.Adam(0.01), sync_period=2)
-
-    @tf.function
-    def training_step(x: tf.Tensor, first_batch: bool) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(model(x, training=True) ** 2)
-        tape = hvd.DistributedGradientTape(tape)
-        grads = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(grads, model.trainable_variables, strict=True))
-        if first_batch:
-            hvd.broadcast_variables(model.variables, root_rank=0)
-            hvd.broadcast_variables(optimizer.variables(), root_rank=0)
-        return loss
-
-    with (
-        pytest.warns(UserWarning, match="started from other weights")
-        if hvd.rank()
-        else contextlib.nullcontext()
-    ):
-        training_step(tf.ones([4, 3]), True)
-    for batch in range(1, 4):
-        training_step(tf.fill([4, 3], float(batch + hvd.rank())), False)
-    gathered = hvd.allgather_object([v.numpy().tolist() for v in model.trainable_variables])
-    assert gathered[0] == gathered[1]
-    assert optimizer.sync_stats.syncs == 2
 
 
 @pytest.mark.ranks(1)
