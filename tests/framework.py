@@ -49,6 +49,7 @@ def start(name: str) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # every rank would take the whole GPU
         os.environ["KERAS_BACKEND"] = "tensorflow"
+        os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"  # for a test that adds one
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
