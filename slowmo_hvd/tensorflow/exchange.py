@@ -76,7 +76,7 @@ def _sum_compressed(
 
 def sum_now(tensor: Any, *, name: str, process_set: Any) -> Any:
     """The eager tensor's sum over the process set."""
-    return _run(lambda value: _sum(value, name, process_set, ""), tensor)
+    return run_now(lambda value: _sum(value, name, process_set, ""), tensor)
 
 
 def average_now(variables: Sequence[Any], *, name: str, process_set: Any) -> int:
@@ -114,7 +114,7 @@ def gather_figures(
 def gather_json(value: Any, *, name: str, process_set: Any) -> list[Any]:
     """Every worker's ``value``, in rank order, sent as JSON. Not after a ``hvd.join()``."""
     line = tf.constant(list((json.dumps(value) + "\n").encode()), tf.uint8)
-    gathered = _run(
+    gathered = run_now(
         lambda line: hvd.allgather(
             line, name=f"HorovodAllgather.{name}", ignore_name_scope=True, process_set=process_set
         ),
@@ -123,7 +123,7 @@ def gather_json(value: Any, *, name: str, process_set: Any) -> list[Any]:
     return [json.loads(text) for text in bytes(gathered.numpy()).decode().splitlines()]
 
 
-def _run(collective: Callable[[Any], Any], tensor: Any) -> Any:
+def run_now(collective: Callable[[Any], Any], tensor: Any) -> Any:
     """The collective in a graph of its own, since only there an operation has a name.
 
     Not by calling the ``tf.function`` itself, which would warn about tracing from its fifth time.

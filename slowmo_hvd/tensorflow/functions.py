@@ -8,6 +8,7 @@ import tensorflow as tf
 from horovod.tensorflow.functions import *  # noqa: F403
 from horovod.tensorflow.mpi_ops import MPI_LIB
 
+from slowmo_hvd.tensorflow.exchange import run_now
 from slowmo_hvd.tensorflow.slow_model import native
 
 _CHUNK = 64 * 2**20  # bytes that travel at once; a few times as much is their temporary memory
@@ -118,6 +119,4 @@ def _broadcast(wire: Any, root_rank: int, index: int, process_set: Any) -> Any:
     if not tf.executing_eagerly():
         with tf.compat.v1.name_scope(None):  # where the graph keeps names apart
             return send(wire)
-    # Only an operation in a graph has a name by which Horovod can pair it. Calling the
-    # tf.function itself would warn about tracing from its fifth time on.
-    return tf.function(send, autograph=False).get_concrete_function(wire)(wire)
+    return run_now(send, wire)
