@@ -1,35 +1,38 @@
 """What must be equal on all ranks before they may train together, and the error when it is not."""
 
 import dataclasses
+import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from slowmo_hvd import __version__
-from slowmo_hvd.core.config import BUFFER_STRATEGIES, SlowMoConfig
+from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.schedule import Schedule
 
 Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
 
-#: Figures that tell only whether something is equal, and what a rank has if it is not.
-_FINGERPRINTS = {
-    "slowmo_hvd's version": "another",
-    "compression": "another",
-    "order or shapes of the parameters": "another model",
-    "dtypes of the parameters": "others",
-    "parameter groups": "others",
-    "buffers of the inner optimizer": "others",
-}
+#: Hands this rank's numbers to the others; returns every rank's by rank, alike on all of them.
+Gather: TypeAlias = Callable[[Sequence[float]], Mapping[int, Sequence[float]]]
+
+_LONGEST = 200  # characters of a value in an error
 _POSITION = ("whether there is a slow state", "steps taken", "window", "position in the window")
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """One rank's configuration and position as numbers, in a fixed order, for the wire."""
+    """One rank's configuration and position as numbers, in a fixed order, for the wire.
+
+    Attributes:
+        names: what the figures are.
+        values: numbers as they are, and a checksum of all else.
+        details: what the checksums were taken of, by name; it travels only when they differ.
+    """
 
     names: tuple[str, ...]
     values: tuple[float, ...]
+    details: Mapping[str, Any]
 
 
 def figures_of(
@@ -51,41 +54,53 @@ def figures_of(
         compression: a name of how displacements are compressed.
         groups: shape and dtype of each parameter, in each parameter group.
         gradients_per_step: how many gradients add up before each local step.
-        buffers: what describes the buffers to be averaged, where they are known at the start.
+        buffers: a list that describes the buffers to be averaged, where they are known at the
+            start.
     """
     shapes = [shape for group in groups for shape, _ in group]
     figures = {
-        "slowmo_hvd's version": _fingerprint(__version__),
-        **{name: value for name, value in config.asdict().items() if name != "buffers"},
-        "buffers": BUFFER_STRATEGIES.index(config.buffers),
+        "slowmo_hvd's version": __version__,
+        **config.asdict(),
         "gradients per step": gradients_per_step,
-        "compression": _fingerprint(compression),
+        "compression": compression,
         "whether there is a slow state": has_slow_state,
         "steps taken": schedule.step,
         "window": schedule.window,
         "position in the window": schedule.position,
         "number of parameters": len(shapes),
         "number of elements": sum(map(math.prod, shapes)),
-        "order or shapes of the parameters": _fingerprint(shapes),
-        "dtypes of the parameters": _fingerprint([dtype for group in groups for _, dtype in group]),
-        "parameter groups": _fingerprint([len(group) for group in groups]),
-        "buffers of the inner optimizer": _fingerprint(buffers),
+        "order or shapes of the parameters": shapes,
+        "dtypes of the parameters": [dtype for group in groups for _, dtype in group],
+        "parameter groups": [len(group) for group in groups],
+        "buffers of the inner optimizer": buffers or [],
     }
-    return Figures(tuple(figures), tuple(float(value) for value in figures.values()))
+    details = {name: value for name, value in figures.items() if isinstance(value, str | list)}
+    values = (_checksum(value) if name in details else value for name, value in figures.items())
+    return Figures(tuple(figures), tuple(map(float, values)), details)
 
 
-def check_agreement(names: Sequence[str], by_rank: Mapping[int, Sequence[float]]) -> None:
+def check_agreement(
+    figures: Figures, by_rank: Mapping[int, Sequence[float]], gather: Gather
+) -> None:
     """Raise the same ValueError on every rank unless all ranks sent the same figures.
 
     Args:
-        names: what the figures are.
-        by_rank: every rank's figures, equal on every rank since a collective brought them.
+        figures: this rank's.
+        by_rank: every rank's ``figures.values``, equal on every rank since a collective brought
+            them. So all ranks find the same difference, and enter ``gather`` or not alike.
+        gather: a collective for what the ranks must tell each other to name both values.
     """
     root = min(by_rank)
     for rank in sorted(by_rank):
-        for name, ours, theirs in zip(names, by_rank[root], by_rank[rank], strict=True):
-            if ours != theirs:
-                raise ValueError(_disagreement(name, root, ours, rank, theirs))
+        for name, ours, theirs in zip(figures.names, by_rank[root], by_rank[rank], strict=True):
+            if ours == theirs:
+                continue
+            if name in figures.details:
+                everyones = _gather_json(figures.details[name], gather)
+                said = _both(everyones[root], everyones[rank], root, rank)
+            else:
+                said = f"{_plain(ours)} on rank {root}, {_plain(theirs)} on rank {rank}"
+            raise ValueError(f"the ranks differ in {name}: {said}; {_cure(name)}")
 
 
 def unequal_start(rank: int, root: int, apart: float) -> str:
@@ -108,26 +123,46 @@ def class_name(value: Any) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _disagreement(name: str, root: int, ours: float, rank: int, theirs: float) -> str:
-    said = f"the ranks differ in {name}: "
-    if name in _FINGERPRINTS:
-        return said + f"rank {rank} has {_FINGERPRINTS[name]} than rank {root}"
-    if name == "buffers":
-        first, other = BUFFER_STRATEGIES[int(ours)], BUFFER_STRATEGIES[int(theirs)]
-        return said + f"{first!r} on rank {root}, {other!r} on rank {rank}"
-    cure = "use the same script and arguments on every rank"
-    if name in _POSITION:
-        cure = (
-            "after loading a checkpoint on some ranks only, call "
-            "hvd.broadcast_optimizer_state(optimizer, root_rank=0) on all"
-        )
-    return said + f"{_plain(ours)} on rank {root}, {_plain(theirs)} on rank {rank}; {cure}"
+def _gather_json(value: Any, gather: Gather) -> dict[int, Any]:
+    """Every rank's ``value`` by rank, one byte of its JSON a number."""
+    text = json.dumps(value).encode()
+    longest = max(int(size) for (size,) in gather([len(text)]).values())
+    rows = gather(text.ljust(longest))  # JSON may end in spaces
+    return {rank: json.loads(bytes(map(int, row))) for rank, row in rows.items()}
+
+
+def _both(ours: Any, theirs: Any, root: int, rank: int) -> str:
+    """Both values, or of two lists of one length the first elements that differ."""
+    if isinstance(ours, list) and len(ours) == len(theirs):
+        index = next(i for i in range(len(ours)) if ours[i] != theirs[i])
+        return f"number {index} is " + _both_whole(ours[index], theirs[index], root, rank)
+    return _both_whole(ours, theirs, root, rank)
+
+
+def _both_whole(ours: Any, theirs: Any, root: int, rank: int) -> str:
+    return f"{_short(ours)} on rank {root}, {_short(theirs)} on rank {rank}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _plain(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _fingerprint(value: Any) -> int:
+def _cure(name: str) -> str:
+    if name in _POSITION:
+        return (
+            "after loading a checkpoint on some ranks only, call "
+            "hvd.broadcast_optimizer_state(optimizer, root_rank=0) on all"
+        )
+    if name == "slowmo_hvd's version":
+        return "install the same version on every host"
+    return "use the same script and arguments on every rank"
+
+
+def _checksum(value: Any) -> int:
     # Not hash(): its value is no promise between two interpreters. Exact in a float64.
     return zlib.crc32(repr(value).encode())

@@ -7,6 +7,7 @@ Its counters are variables and its sync is a branch of the graph, so that it run
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -178,10 +179,9 @@ class OuterLoop:
             buffers=[buffers.layout for buffers in self._buffers],
         )
         family = f"slowmo.{self.process_set.process_set_id}"
-        by_rank = gather_figures(
-            [*figures.values, self._serial], name=f"{family}.figures", process_set=self.process_set
-        )
-        check_agreement(figures.names, {rank: row[:-1] for rank, row in by_rank.items()})
+        gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
+        by_rank = gather([*figures.values, self._serial])
+        check_agreement(figures, {rank: row[:-1] for rank, row in by_rank.items()}, gather)
         root = min(by_rank)
         # By the root's count: a rank that made or dropped an optimizer alone counts otherwise.
         self.name = f"{family}.{by_rank[root][-1]:.0f}"

@@ -46,11 +46,11 @@ def test_a_rank_with_other_arguments_stops_all_with_both_values(
         ([[(2,)], [(3,)], [(2,)]], "number of elements: 2 on rank 0, 3 on rank 1"),
         (
             [[(2, 3)], [(3, 2)], [(2, 3)]],
-            "order or shapes of the parameters: rank 1 has another model than rank 0",
+            r"shapes of the parameters: number 0 is \[2, 3\] on rank 0, \[3, 2\] on rank 1;",
         ),
         (
             [[(2,), (3,)], [(3,), (2,)], [(2,), (3,)]],
-            "order or shapes of the parameters: rank 1 has another model than rank 0",
+            r"shapes of the parameters: number 0 is \[2\] on rank 0, \[3\] on rank 1;",
         ),
     ],
 )
@@ -83,7 +83,9 @@ def test_a_rank_with_another_dtype_stops_all() -> None:
     weight = number(0.0, by_rank(torch.float32, torch.float64))
     optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), sync_period=1)
     same_error_everywhere(
-        ValueError, "the ranks differ in .*dtype", lambda: step_with(optimizer, 1.0)
+        ValueError,
+        "dtypes .* number 0 is 'torch.float32' on rank 0, 'torch.float64' on rank 1",
+        lambda: step_with(optimizer, 1.0),
     )
 
 
