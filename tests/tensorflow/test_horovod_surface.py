@@ -44,18 +44,16 @@ def public(module: ModuleType) -> set[str]:
     return {name for name in dir(module) if not name.startswith("_")}
 
 
-# Read before any test runs: Horovod imports more submodules when its functions are called.
-THEIRS = {module.__name__: public(module) for module, _ in PAIRS}
-
-
 @pytest.mark.parametrize(("theirs", "ours"), PAIRS)
 def test_every_name_is_there_and_only_those_we_mean_are_replaced(
     theirs: ModuleType, ours: ModuleType
 ) -> None:
-    names = THEIRS[theirs.__name__]
-    assert not names - public(ours)
-    replaced = {name for name in names if getattr(theirs, name) is not getattr(ours, name)}
-    assert replaced == OURS[ours.__name__] & names
+    missing = public(theirs) - public(ours)
+    # Horovod imports more of its submodules, for its own use, as its functions are called.
+    assert not {n for n in missing if not isinstance(getattr(theirs, n), ModuleType)}
+    shared = public(theirs) & public(ours)
+    replaced = {name for name in shared if getattr(theirs, name) is not getattr(ours, name)}
+    assert replaced == OURS[ours.__name__] & shared
 
 
 @pytest.mark.parametrize(
