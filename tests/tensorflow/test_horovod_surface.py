@@ -38,6 +38,8 @@ OURS = {
         "load_model",
     },
 }
+# Horovod imports it, for its own use, when one of its functions is called.
+LATE = {"gradient_aggregation_eager"}
 
 
 def public(module: ModuleType) -> set[str]:
@@ -48,9 +50,7 @@ def public(module: ModuleType) -> set[str]:
 def test_every_name_is_there_and_only_those_we_mean_are_replaced(
     theirs: ModuleType, ours: ModuleType
 ) -> None:
-    missing = public(theirs) - public(ours)
-    # Horovod imports more of its submodules, for its own use, as its functions are called.
-    assert not {n for n in missing if not isinstance(getattr(theirs, n), ModuleType)}
+    assert public(theirs) - public(ours) <= LATE
     shared = public(theirs) & public(ours)
     replaced = {name for name in shared if getattr(theirs, name) is not getattr(ours, name)}
     assert replaced == OURS[ours.__name__] & shared
