@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-from slowmo_hvd.core.checks import check_flag, check_integer, check_number
+from slowmo_hvd.core.checks import check_choice, check_flag, check_integer, check_number
 
 BUFFER_STRATEGIES = ("auto", "reset", "maintain", "average")
+NONFINITE = ("exclude", "raise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,8 @@ class SlowMoConfig:
             maintains for Adam and its relatives, as the paper does.
         warmup_steps: the number of first steps that are each followed by a plain average,
             before the windows begin (post-local SGD, arXiv 1808.07217); int >= 0.
+        on_nonfinite: what a sync does with a worker whose displacement is not finite: "exclude"
+            it from the average and give it the others' model, or "raise" on every worker.
 
     Raises:
         TypeError: an argument is not of the stated type.
@@ -35,6 +38,7 @@ class SlowMoConfig:
     nesterov: bool = False
     buffers: str = "auto"
     warmup_steps: int = 0
+    on_nonfinite: str = "exclude"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
@@ -61,15 +65,13 @@ class SlowMoConfig:
                 "nesterov=True needs slow_momentum > 0, got 0.0: there is no momentum to look "
                 "ahead with"
             )
-        if not isinstance(self.buffers, str):
-            raise TypeError(f"buffers must be one of {_choices()}, got {self.buffers!r}")
-        if self.buffers not in BUFFER_STRATEGIES:
-            raise ValueError(f"buffers must be one of {_choices()}, got {self.buffers!r}")
+        check_choice("buffers", self.buffers, BUFFER_STRATEGIES)
+        check_choice("on_nonfinite", self.on_nonfinite, NONFINITE)
 
     def asdict(self) -> dict[str, Any]:
-        """The configuration as builtins, for a checkpoint."""
+        """The configuration as builtins."""
         return dataclasses.asdict(self)
 
-
-def _choices() -> str:
-    return ", ".join(repr(name) for name in BUFFER_STRATEGIES)
+    def arithmetic(self) -> dict[str, Any]:
+        """The settings that a resumed run must share with the one that was saved, as builtins."""
+        return {name: value for name, value in self.asdict().items() if name != "on_nonfinite"}

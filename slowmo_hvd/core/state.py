@@ -1,7 +1,7 @@
 """The slow state as it is saved: builtins and tensors only, checked wholly before it is used.
 
     {"version": 1,
-     "config":   {"sync_period": 12, ...},            SlowMoConfig.asdict()
+     "config":   {"sync_period": 12, ...},            SlowMoConfig.arithmetic()
      "step":     int, "window": int, "position": int, the Schedule's counters
      "lr_total": [float], "lr_steps": [int],          one MeanLearningRate per parameter group
      "anchor":   {0: tensor, 1: ...},                 x_{t,0} by the parameter's position, or {}
@@ -32,7 +32,7 @@ def pack_state(
     """The slow state of one optimizer, as described above."""
     return {
         "version": STATE_VERSION,
-        "config": config.asdict(),
+        "config": config.arithmetic(),
         **{name: getattr(schedule, name) for name in _COUNTERS},
         "lr_total": [float(rate.total) for rate in rates],
         "lr_steps": [rate.steps for rate in rates],
@@ -104,7 +104,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _check_config(saved: Any, config: SlowMoConfig) -> None:
-    ours = config.asdict()
+    ours = config.arithmetic()
     _require(isinstance(saved, Mapping), f"config is a {type(saved).__name__}, not a dict")
     _require(set(saved) == set(ours), f"config has the keys {sorted(map(str, saved))}")
     for name, value in ours.items():

@@ -81,6 +81,9 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
             begins; "auto" resets for SGD and maintains for Adam and all others.
         warmup_steps: the number of first steps that are each followed by a plain average.
+        on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
+            from the average, give it the others' model and begin its buffers afresh, or "raise"
+            FloatingPointError on every worker. Without a finite worker it always raises.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -111,6 +114,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         nesterov: bool = False,
         buffers: str = "auto",
         warmup_steps: int = 0,
+        on_nonfinite: str = "exclude",
         **kwargs: Any,
     ) -> None:
         check_inner(optimizer, DistributedOptimizer)
@@ -130,6 +134,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             nesterov=nesterov,
             buffers=buffers,
             warmup_steps=warmup_steps,
+            on_nonfinite=on_nonfinite,
         )
         check_device(device_dense)
         check_compression(compression)

@@ -68,6 +68,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
             begins; "auto" resets for SGD and maintains for Adam and all others.
         warmup_steps: the number of first steps that are each followed by a plain average.
+        on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
+            from the average, give it the others' model and begin its buffers afresh, or "raise"
+            FloatingPointError on every worker. Without a finite worker it always raises.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -98,6 +101,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         nesterov: bool = False,
         buffers: str = "auto",
         warmup_steps: int = 0,
+        on_nonfinite: str = "exclude",
     ) -> None:
         # Not super().__init__(): it would replace the inner optimizer's state and groups.
         check_inner(optimizer)
@@ -116,6 +120,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             nesterov=nesterov,
             buffers=buffers,
             warmup_steps=warmup_steps,
+            on_nonfinite=on_nonfinite,
         )
         check_compression(compression)
         check_flag("sparse_as_dense", sparse_as_dense)

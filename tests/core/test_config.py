@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slowmo_hvd.core.config import BUFFER_STRATEGIES, SlowMoConfig
+from slowmo_hvd.core.config import BUFFER_STRATEGIES, NONFINITE, SlowMoConfig
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -35,6 +35,7 @@ def test_the_defaults_are_the_papers() -> None:
         ("slow_momentum", -math.inf, "a number with 0 <= slow_momentum < 1"),
         ("buffers", "zero", "one of 'auto', 'reset', 'maintain', 'average'"),
         ("buffers", "Reset", "one of 'auto', 'reset', 'maintain', 'average'"),
+        ("on_nonfinite", "ignore", "one of 'exclude', 'raise'"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_what_is_legal(
@@ -69,6 +70,7 @@ def test_a_value_out_of_range_is_refused_with_what_is_legal(
         ("nesterov", None, "True or False"),
         ("buffers", None, "one of 'auto', 'reset', 'maintain', 'average'"),
         ("buffers", 0, "one of 'auto', 'reset', 'maintain', 'average'"),
+        ("on_nonfinite", True, "one of 'exclude', 'raise'"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_what_is_legal(
@@ -120,6 +122,7 @@ def test_an_int_serves_as_a_number() -> None:
         {"slow_momentum": math.nextafter(1, 0), "nesterov": True},
         {"warmup_steps": 10**12},
         *({"buffers": strategy} for strategy in BUFFER_STRATEGIES),
+        *({"on_nonfinite": choice} for choice in NONFINITE),
     ],
 )
 def test_the_edges_of_what_is_legal_are_legal(settings: dict[str, Any]) -> None:
@@ -133,7 +136,13 @@ def test_a_configuration_cannot_be_changed_past_its_validation() -> None:
 
 
 def test_asdict_is_builtins_alone_and_builds_the_same_configuration() -> None:
-    config = SlowMoConfig(np.int64(3), np.float32(0.5), 0.25, True, "average", 2)
+    config = SlowMoConfig(np.int64(3), np.float32(0.5), 0.25, True, "average", 2, "raise")
     settings = config.asdict()
     assert SlowMoConfig(**settings) == config
-    assert [type(value) for value in settings.values()] == [int, float, float, bool, str, int]
+    assert [type(value) for value in settings.values()] == [int, float, float, bool, str, int, str]
+
+
+def test_a_resumed_run_may_take_broken_workers_another_way() -> None:
+    saved = SlowMoConfig(on_nonfinite="exclude").arithmetic()
+    assert saved == SlowMoConfig(on_nonfinite="raise").arithmetic()
+    assert "on_nonfinite" not in saved

@@ -148,7 +148,7 @@ def test_another_configuration_is_refused_with_both_values_and_two_ways_out(
     assert "without its" in message
 
 
-@pytest.mark.parametrize("name", CONFIG.asdict())
+@pytest.mark.parametrize("name", CONFIG.arithmetic())
 def test_a_setting_that_is_missing_or_of_another_type_is_refused(name: str) -> None:
     without = state()
     del without["config"][name]
