@@ -12,6 +12,7 @@ from typing import Any
 
 NAMES = ("torch", "tensorflow")
 TESTS = Path(__file__).resolve().parent
+_name = ""
 _horovod: Any = None
 
 
@@ -33,6 +34,8 @@ def sessions_for(path: Path) -> tuple[str, ...]:
         return NAMES  # the whole suite, or nothing of it
     if folder == ("tensorflow",):
         return ("tensorflow",)
+    if folder == ("faults",):
+        return NAMES  # what each of these promises, both adapters keep
     if folder[0] in ("core", "build_horovod") and not installed("torch"):
         return NAMES  # they need no framework, and one session is enough
     return ("torch",)
@@ -40,7 +43,8 @@ def sessions_for(path: Path) -> tuple[str, ...]:
 
 def start(name: str) -> None:
     """Initialise Horovod for a framework. The ranks share the cores, so one thread each."""
-    global _horovod
+    global _name, _horovod
+    _name = name
     if name == "torch":
         import torch
 
@@ -57,6 +61,12 @@ def start(name: str) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(2)
     _horovod = importlib.import_module(f"horovod.{name}")
     _horovod.init()  # once in a process: a second init after a failed test can abort it
+
+
+def current() -> str:
+    """The framework of this session."""
+    assert _name, "no session of tests/conftest.py has started"
+    return _name
 
 
 def horovod() -> Any:

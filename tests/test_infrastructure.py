@@ -12,38 +12,13 @@ from pathlib import Path
 import framework
 import pytest
 from launch import ROOT, horovodrun, kill_all, run
+from leftovers import MARK, left_over, nothing_is_left
 
-MARK = "SLOWMO_TEST_RUN"  # in the environment of all that a nested run starts, and their children
 EACH_FRAMEWORK = [
     pytest.param(name, marks=pytest.mark.skipif(not framework.installed(name), reason="not there"))
     for name in framework.NAMES
 ]
 SLEEP = f"[{sys.executable!r}, '-c', 'import time; time.sleep(300)']"
-
-
-def left_over(mark: str) -> list[str]:
-    """The command lines of the processes of one nested run that still live."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                environment = (process / "environ").read_bytes()
-                command = (process / "cmdline").read_bytes()
-            except OSError:  # it has ended meanwhile, or is somebody else's
-                continue
-            if f"{MARK}={mark}".encode() in environment.split(b"\0") and command:
-                found.append(command.replace(b"\0", b" ").decode())
-    return found
-
-
-def nothing_is_left(mark: str) -> bool:
-    """Whether the run's processes end, given the moment that a killed process needs to do so."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if not left_over(mark):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def nested(
@@ -292,7 +267,7 @@ def test_ending_horovodrun_ends_its_ranks_too(tmp_path: Path) -> None:
 
 def test_the_mark_finds_processes() -> None:
     mark = uuid.uuid4().hex
-    script = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import test_infrastructure"
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import leftovers"
     done = run(
         [sys.executable, "-c", f"{script} as t; print(len(t.left_over({mark!r})))"],
         env={MARK: mark},

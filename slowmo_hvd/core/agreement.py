@@ -1,20 +1,17 @@
 """What must be equal on all ranks before they may train together, and the error when it is not."""
 
 import dataclasses
-import json
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from slowmo_hvd import __version__
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.messages import Gather, gather_json
 from slowmo_hvd.core.schedule import Schedule
 
 Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
-
-#: Hands this rank's numbers to the others; returns every rank's by rank, alike on all of them.
-Gather: TypeAlias = Callable[[Sequence[float]], Mapping[int, Sequence[float]]]
 
 _LONGEST = 200  # characters of a value in an error
 _POSITION = ("whether there is a slow state", "steps taken", "window", "position in the window")
@@ -96,7 +93,7 @@ def check_agreement(
             if ours == theirs:
                 continue
             if name in figures.details:
-                everyones = _gather_json(figures.details[name], gather)
+                everyones = gather_json(figures.details[name], gather)
                 said = _both(everyones[root], everyones[rank], root, rank)
             else:
                 said = f"{_plain(ours)} on rank {root}, {_plain(theirs)} on rank {rank}"
@@ -121,14 +118,6 @@ def class_name(value: Any) -> str:
     """The name of a class, or of an object's class: no address, which differs between ranks."""
     cls = value if isinstance(value, type) else type(value)
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _gather_json(value: Any, gather: Gather) -> dict[int, Any]:
-    """Every rank's ``value`` by rank, one byte of its JSON a number."""
-    text = json.dumps(value).encode()
-    longest = max(int(size) for (size,) in gather([len(text)]).values())
-    rows = gather(text.ljust(longest))  # JSON may end in spaces
-    return {rank: json.loads(bytes(map(int, row))) for rank, row in rows.items()}
 
 
 def _both(ours: Any, theirs: Any, root: int, rank: int) -> str:

@@ -22,6 +22,7 @@ class SyncRecord:
         drift: how far the workers had drifted apart: the root mean square over workers of the
             Euclidean distance of x^i_{t,τ} from their mean. It is the difference of two sums of
             squares, in the precision of the allreduce: below some 3e-4 of the norm it says "none".
+        excluded: the ranks that were left out of the average, their weights not being finite.
     """
 
     kind: Sync
@@ -33,6 +34,7 @@ class SyncRecord:
     seconds: float
     displacement_norm: float
     drift: float
+    excluded: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

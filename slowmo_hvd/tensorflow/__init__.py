@@ -23,6 +23,7 @@ from slowmo_hvd.core.stats import SyncStats as SyncStats
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 from slowmo_hvd.tensorflow.compile_hook import install as _install
 from slowmo_hvd.tensorflow.functions import broadcast_variables as broadcast_variables
+from slowmo_hvd.tensorflow.functions import join as join
 from slowmo_hvd.tensorflow.gradient_tape import (
     DistributedGradientTape as DistributedGradientTape,
 )

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from slowmo_hvd.tensorflow.second_copies import follow, second_copies
@@ -50,19 +49,15 @@ class Buffers:
             leaf: the optimizer.
             strategy: "reset", "maintain" or "average".
             add_variable: the outer optimizer's, for the step count at the last reset.
-
-        Raises:
-            ValueError: "reset" for an optimizer whose buffers do not start from one number.
         """
         self.strategy = strategy
         self._leaf = leaf
         self._buffers = _buffers(leaf)
-        if strategy == "reset":
-            self._fresh = _fresh_values(leaf)
-            self._restarted_at = native(
-                add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
-            )
-            _count_from(leaf, self._restarted_at)
+        self._fresh = _fresh_values(leaf)
+        self._restarted_at = native(
+            add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
+        )
+        _count_from(leaf, self._restarted_at)
 
     @property
     def layout(self) -> list[Any]:
@@ -81,8 +76,18 @@ class Buffers:
         restarted for the schedule too would rewind that.
         """
         for buffer, value in zip(self._buffers, self._fresh, strict=True):
-            buffer.assign(tf.fill(buffer.shape, tf.constant(value, buffer.dtype)))
+            buffer.assign(tf.broadcast_to(value, buffer.shape))
         self._restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
+
+    def forget(self) -> None:
+        """`reset`, and also leave what else remembers weights that are not finite behind."""
+        self.reset()
+        for gradient in _added_up(self._leaf):
+            gradient.assign(tf.zeros_like(gradient))
+        for average, variable in zip(
+            _averages(self._leaf), self._leaf._trainable_variables, strict=False
+        ):
+            average.assign(tf.cast(native(variable), average.dtype))
 
     def flats(self) -> list[Any]:
         """The buffers' values, flat, one tensor a dtype, for `set_flats` to take back."""
@@ -110,20 +115,28 @@ class Buffers:
 
 def _buffers(leaf: keras.optimizers.Optimizer) -> list[Any]:
     others = [leaf._learning_rate, leaf._iterations]
-    others += getattr(leaf, "_model_variables_moving_average", [])
-    others += getattr(leaf, "_accumulated_gradients", [])
-    others += second_copies(leaf)
+    others += [*_averages(leaf), *_added_up(leaf), *second_copies(leaf)]
     skipped = {id(native(other)) for other in others if _is_variable(other)}
     natives = map(native, leaf.variables)
     return [value for value in natives if id(value) not in skipped and value.dtype.is_floating]
+
+
+def _averages(leaf: keras.optimizers.Optimizer) -> list[Any]:
+    """The optimizer's average of each weight (EMA), if it keeps them."""
+    return [native(average) for average in getattr(leaf, "_model_variables_moving_average", [])]
+
+
+def _added_up(leaf: keras.optimizers.Optimizer) -> list[Any]:
+    """What has added up of each gradient, if the optimizer steps on several."""
+    return [native(gradient) for gradient in getattr(leaf, "_accumulated_gradients", [])]
 
 
 def _is_variable(value: Any) -> bool:
     return isinstance(value, keras.Variable | tf.Variable)  # a learning rate can be a schedule
 
 
-def _fresh_values(leaf: keras.optimizers.Optimizer) -> list[float]:
-    """The number that each buffer starts from.
+def _fresh_values(leaf: keras.optimizers.Optimizer) -> list[Any]:
+    """What each buffer is when it is new: one number, or a tensor where it is not uniform.
 
     An optimizer that has taken steps is asked through a new one of its kind.
     """
@@ -131,16 +144,15 @@ def _fresh_values(leaf: keras.optimizers.Optimizer) -> list[float]:
         twin = type(leaf).from_config(leaf.get_config())
         twin.build(leaf._trainable_variables)
         return _fresh_values(twin)
-    values = []
-    for buffer in _buffers(leaf):
-        numbers = np.unique(tf.cast(buffer, tf.float64).numpy())
-        if len(numbers) > 1:
-            raise ValueError(
-                f"buffers='reset' does not know what {buffer.name} of {type(leaf).__name__} is "
-                "when it is new: it does not start from one number; use 'maintain' or 'average'"
-            )
-        values.append(float(numbers[0]) if len(numbers) else 0.0)
-    return values
+    return [_compact(buffer) for buffer in _buffers(leaf)]
+
+
+def _compact(buffer: Any) -> Any:
+    value = tf.convert_to_tensor(buffer)
+    if value.shape.num_elements() == 0:
+        return value
+    first = tf.reshape(value, [-1])[0]
+    return first if tf.reduce_all(value == first) else value
 
 
 def _count_from(leaf: keras.optimizers.Optimizer, restarted_at: Any) -> None:

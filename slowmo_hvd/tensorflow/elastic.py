@@ -13,7 +13,11 @@ import numpy as np
 from horovod.common.elastic import ObjectState
 from horovod.tensorflow.elastic import run as run
 
-from slowmo_hvd.tensorflow.functions import broadcast_variables, shared_variables
+from slowmo_hvd.tensorflow.functions import (
+    broadcast_values,
+    broadcast_variables,
+    shared_variables,
+)
 from slowmo_hvd.tensorflow.slow_model import native
 
 __all__ = ["TensorFlowKerasState", "TensorFlowState", "run"]
@@ -98,7 +102,8 @@ class TensorFlowKerasState(_VariablesState):
         return [*self.model.variables, *self.optimizer.variables]
 
     def _broadcast(self) -> None:
-        broadcast_variables([*shared_variables(self.model), *self.optimizer.variables], root_rank=0)
+        variables = [*shared_variables(self.model), *self.optimizer.variables]
+        broadcast_values(list(map(native, variables)), 0, hvd.global_process_set)
         if hasattr(self.optimizer, "after_broadcast"):  # SlowMo's
             self.optimizer.after_broadcast()
 

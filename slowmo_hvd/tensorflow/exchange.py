@@ -2,26 +2,29 @@
 
 Every rank calls these in the same order with the same names and sizes, because the optimizer
 calls them by the schedule alone. A sum is also the one collective that Horovod still carries out
-after a rank has called ``hvd.join()``: such a rank adds zeros. Only `gather_json` is none.
+after a rank has called ``hvd.join()``: such a rank adds zeros.
 
 Horovod knows a tensor by the name of its node in the graph, without the scopes around it; so all
 of this runs in graphs, also when it is called eagerly, where nodes have no names of their own.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import horovod.tensorflow as hvd
 import tensorflow as tf
+from horovod.common.exceptions import HorovodInternalError
 
+from slowmo_hvd.core.stall import StallWatch
+
+stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
 _LARGEST_POWER = 100  # of two, by which displacements are scaled for half precision
 
 
 def sum_(
     flats: Sequence[Any], tail: Any, *, name: str, compression: Any, process_set: Any, device: str
-) -> tuple[list[Any], Any, int]:
+) -> tuple[list[Any], Any, Any]:
     """Sum flat tensors over the process set, in a graph.
 
     Args:
@@ -34,7 +37,8 @@ def sum_(
         device: where to sum, or "" where Horovod thinks best.
 
     Returns:
-        The sums of the flat tensors, that of the tail, and the bytes handed to allreduce.
+        The sums of the flat tensors, that of the tail, and the bytes handed to allreduce, an int64
+        tensor: the tail may have a length that is known only when the graph runs.
     """
     if compression is not hvd.Compression.none:
         return _sum_compressed(flats, tail, name, compression, process_set, device)
@@ -44,12 +48,12 @@ def sum_(
     sums = [_sum(wire, f"{name}.{index}", process_set, device) for index, wire in enumerate(wires)]
     size = first.shape[0]
     tail_sum = tf.cast(sums[0][size:], tf.float64)
-    return [sums[0][:size], *sums[1:]], tail_sum, sum(map(_bytes, wires))
+    return [sums[0][:size], *sums[1:]], tail_sum, _bytes(wires)
 
 
 def _sum_compressed(
     flats: Sequence[Any], tail: Any, name: str, compression: Any, process_set: Any, device: str
-) -> tuple[list[Any], Any, int]:
+) -> tuple[list[Any], Any, Any]:
     """As `sum_`, with the tensors scaled to what half precision can hold.
 
     Displacements are smaller than gradients by the learning rate, and would vanish below 6e-8.
@@ -59,7 +63,7 @@ def _sum_compressed(
     peaks = [tf.reduce_max(tf.abs(flat)) for flat in flats if flat.shape[0]]
     peak = tf.reduce_max(tf.stack([tf.cast(value, tf.float64) for value in peaks]))
     figures = tf.concat([tail, peak[None]], 0)
-    sent = _bytes(figures)
+    wires = [figures]
     figures = _sum(figures, f"{name}.tail", process_set, device)
     peak = figures[-1]
     usable = tf.math.is_finite(peak) & (peak > 0)
@@ -68,10 +72,10 @@ def _sum_compressed(
     sums = []
     for index, flat in enumerate(flats):
         wire, context = compression.compress(flat * tf.cast(scale, flat.dtype))
-        sent += _bytes(wire)
+        wires.append(wire)
         total = _sum(wire, f"{name}.{index}", process_set, device)
         sums.append(compression.decompress(total, context) / tf.cast(scale, flat.dtype))
-    return sums, figures[:-1], sent
+    return sums, figures[:-1], _bytes(wires)
 
 
 def sum_now(tensor: Any, *, name: str, process_set: Any) -> Any:
@@ -80,21 +84,28 @@ def sum_now(tensor: Any, *, name: str, process_set: Any) -> Any:
 
 
 def average_now(variables: Sequence[Any], *, name: str, process_set: Any) -> int:
-    """Make each of these float variables its mean over the workers; return the bytes sent.
+    """Make each of these float variables its mean over the workers where it is finite. Eager.
 
-    Eager. The sum of equal float32 numbers, and its quotient, are exact in the float64 on the wire:
+    The sum of equal float32 numbers, and its quotient, are exact in the float64 on the wire:
     values that agree keep every bit. A rank that has joined (``hvd.join()``) counts for nothing.
+
+    Returns:
+        The bytes handed to allreduce.
     """
     if not variables or process_set.size() == 1:  # equal on every rank
         return 0
     parts = [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in variables]
-    wire = tf.concat([*parts, tf.ones([1], tf.float64)], 0)  # the last counts the workers
+    sound = [tf.reduce_all(tf.math.is_finite(part)) for part in parts]
+    parts = [tf.where(fine, part, 0.0) for fine, part in zip(sound, parts, strict=True)]
+    wire = tf.concat([*parts, tf.cast(tf.stack(sound), tf.float64)], 0)  # and who counts where
     total = sum_now(wire, name=name, process_set=process_set)
     sizes = [variable.shape.num_elements() for variable in variables]
-    means = tf.split(total[:-1] / total[-1], sizes)
-    for variable, mean in zip(variables, means, strict=True):
-        variable.assign(tf.cast(tf.reshape(mean, variable.shape), variable.dtype))
-    return _bytes(wire)
+    *sums, counts = tf.split(total, [*sizes, len(sizes)])
+    for variable, part, count in zip(variables, sums, tf.unstack(counts), strict=True):
+        if count > 0:  # the same on every rank
+            mean = tf.reshape(part / count, variable.shape)
+            variable.assign(tf.cast(mean, variable.dtype))
+    return int(_bytes([wire]))
 
 
 def gather_figures(
@@ -109,18 +120,6 @@ def gather_figures(
     rows[process_set.rank()] = [1.0, hvd.rank(), *figures]
     table = sum_now(tf.constant(rows, tf.float64), name=name, process_set=process_set)
     return {int(rank): row for present, rank, *row in table.numpy().tolist() if present}
-
-
-def gather_json(value: Any, *, name: str, process_set: Any) -> list[Any]:
-    """Every worker's ``value``, in rank order, sent as JSON. Not after a ``hvd.join()``."""
-    line = tf.constant(list((json.dumps(value) + "\n").encode()), tf.uint8)
-    gathered = run_now(
-        lambda line: hvd.allgather(
-            line, name=f"HorovodAllgather.{name}", ignore_name_scope=True, process_set=process_set
-        ),
-        line,
-    )
-    return [json.loads(text) for text in bytes(gathered.numpy()).decode().splitlines()]
 
 
 def run_now(collective: Callable[[Any], Any], tensor: Any) -> Any:
@@ -143,5 +142,5 @@ def _sum(tensor: Any, name: str, process_set: Any, device: str) -> Any:
     )
 
 
-def _bytes(tensor: Any) -> int:
-    return int(math.prod(tensor.shape)) * int(tensor.dtype.size)
+def _bytes(wires: Sequence[Any]) -> Any:
+    return tf.add_n([tf.size(wire, tf.int64) * wire.dtype.size for wire in wires])

@@ -1,6 +1,6 @@
 """Horovod's functions on variables, for those of Keras 3 too."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -9,6 +9,7 @@ from horovod.tensorflow.functions import *  # noqa: F403
 from horovod.tensorflow.mpi_ops import MPI_LIB
 
 from slowmo_hvd.tensorflow.exchange import run_now
+from slowmo_hvd.tensorflow.outer_loop import loops_of
 from slowmo_hvd.tensorflow.slow_model import native
 
 _CHUNK = 64 * 2**20  # bytes that travel at once; a few times as much is their temporary memory
@@ -26,7 +27,9 @@ def broadcast_variables(
     Keras 3. It also pairs the ranks' variables by name, though a layer that Keras names gets
     another name on a rank that has built a model before, and two may have one name: here they
     pair by their order. And it takes all dtypes that have bytes, bfloat16 and uint32 among them.
-    A collective over the process set.
+    A DistributedOptimizer among whose variables these are, and which has taken steps, agrees on
+    one start anew: a rank may have taken none, after ``hvd.join()`` say. A collective over the
+    process set.
 
     Args:
         variables: Keras variables or tf.Variables: on every rank as many, in the same order, of
@@ -39,7 +42,16 @@ def broadcast_variables(
     natives = [native(variable) for variable in variables]
     if inplace:
         _broadcast_inplace(natives, root_rank, process_set)
-        return
+    else:
+        broadcast_values(natives, root_rank, process_set)
+    if not tf.inside_function():
+        for loop in loops_of(natives):
+            if loop.begun:  # rank-equal, since the count of steps has just been broadcast
+                loop.agree()
+
+
+def broadcast_values(natives: Sequence[Any], root_rank: int, process_set: Any) -> None:
+    """Give every rank the root's values of these tf.Variables, and no more. A collective."""
     for index, chunk in enumerate(_chunks(natives)):
         wire = tf.concat([_to_bytes(variable.read_value()) for variable in chunk], 0)
         received = _broadcast(wire, root_rank, index, process_set)
@@ -59,6 +71,20 @@ def _broadcast_inplace(variables: Iterable[Any], root_rank: int, process_set: An
             root_rank=root_rank,
             process_set_id=process_set.process_set_id,
         )
+
+
+def join() -> Any:
+    """Say that this rank has no more batches, and wait until all ranks do; others train on.
+
+    In the place of ``horovod.tensorflow.join``, whose second call in a process returns at once
+    when it is made eagerly: TensorFlow takes an operation without inputs for a constant.
+
+    Returns:
+        The rank that joined last, an int32 tensor.
+    """
+    if tf.inside_function():
+        return MPI_LIB.horovod_join()
+    return tf.function(MPI_LIB.horovod_join, autograph=False).get_concrete_function()()
 
 
 def shared_variables(model: Any) -> list[Any]:

@@ -5,7 +5,8 @@ Its counters are variables and its sync is a branch of the graph, so that it run
 """
 
 import warnings
-from collections import Counter, OrderedDict
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,19 +14,38 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from slowmo_hvd.core.agreement import check_agreement, class_name, figures_of, unequal_start
+from slowmo_hvd.core.agreement import (
+    check_agreement,
+    class_name,
+    figures_of,
+    unequal_start,
+)
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.names import agreed_serial, claim
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
+from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion
 from slowmo_hvd.core.schedule import Schedule, Sync
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
-from slowmo_hvd.tensorflow.exchange import average_now, gather_figures, sum_, sum_now
+from slowmo_hvd.tensorflow.exchange import (
+    average_now,
+    gather_figures,
+    stall_watch,
+    sum_,
+    sum_now,
+)
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.slow_model import SlowModel, native
 from slowmo_hvd.tensorflow.statistics import average_statistics
 
 _KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
-loops_made: Counter[int] = Counter()  #: by process set
+loops: weakref.WeakSet["OuterLoop"] = weakref.WeakSet()  #: all that live
+
+
+def loops_of(variables: Sequence[Any]) -> list["OuterLoop"]:
+    """The loops whose counters are among these tf.Variables, in the variables' order."""
+    by_step = {id(loop._step): loop for loop in loops if loop.built}
+    return [by_step[id(variable)] for variable in variables if id(variable) in by_step]
 
 
 class OuterLoop:
@@ -46,13 +66,19 @@ class OuterLoop:
         self._device = device
         self._schedule = Schedule(config.sync_period, config.warmup_steps)
         self._agreed = False
-        self._serial = loops_made[process_set.process_set_id]
-        loops_made[process_set.process_set_id] += 1
+        self.built = False
+        self._serial: int | None = None
+        loops.add(self)
 
     @property
     def member(self) -> bool:
         """Whether this rank trains in the process set; if not, its steps are local for good."""
         return bool(self.process_set.included())
+
+    @property
+    def begun(self) -> bool:
+        """Whether a step has been taken, here or before these variables were loaded. Eager."""
+        return int(self._step) > 0
 
     def build(self, groups: Groups, add_variable: Callable[..., Any]) -> None:
         """Make the counters and the slow state.
@@ -85,6 +111,7 @@ class OuterLoop:
             for leaf in self._leaves
         ]
         self._sync = tf.function(self._synchronise, autograph=False)
+        self.built = True
 
     def learning_rates(self) -> Any:
         """γ of each group now, before its optimizer steps on; a float64 tensor."""
@@ -136,14 +163,18 @@ class OuterLoop:
         Rank-equal: it goes by counters, and by the model, of which every rank has one.
         """
         if self.member and self._agreed and int(self._statistics_at) != int(self._step):
-            average_statistics(model, name=f"{self.name}.statistics", process_set=self.process_set)
+            with stall_watch.waiting(self, "in the average of the moving statistics"):
+                average_statistics(
+                    model, name=f"{self.name}.statistics", process_set=self.process_set
+                )
             self._statistics_at.assign(self._step)
 
     def average_variables(self, variables: Sequence[Any]) -> None:
         """Make the variables their mean over the workers, and the anchor. A collective, eager."""
         if self.member and self._agreed:
             natives = [native(variable) for variable in variables]
-            average_now(natives, name=f"{self.name}.ema", process_set=self.process_set)
+            with stall_watch.waiting(self, "in the average of the averaged weights (EMA)"):
+                average_now(natives, name=f"{self.name}.ema", process_set=self.process_set)
             self._slow.anchor_here()
 
     def agree(self) -> None:
@@ -152,6 +183,10 @@ class OuterLoop:
         Raises:
             ValueError: the ranks differ; the same error on every rank.
         """
+        with stall_watch.waiting(self, "in the first step", warn_after=10):
+            self._agree()
+
+    def _agree(self) -> None:
         schedule = Schedule(
             self.config.sync_period,
             self.config.warmup_steps,
@@ -159,7 +194,7 @@ class OuterLoop:
             window=int(self._window),
             position=int(self._position),
         )
-        begun = schedule.step > 0
+        begun = self.begun
         slots = self._slow.slots
         parameters = [
             [
@@ -180,11 +215,12 @@ class OuterLoop:
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
-        by_rank = gather([*figures.values, self._serial])
-        check_agreement(figures, {rank: row[:-1] for rank, row in by_rank.items()}, gather)
+        others = (loop._serial for loop in loops if loop is not self)
+        by_rank = gather([*figures.values, *claim(self._serial, others)])
+        check_agreement(figures, {rank: row[:-2] for rank, row in by_rank.items()}, gather)
+        self._serial = agreed_serial({rank: row[-2:] for rank, row in by_rank.items()})
+        self.name = f"{family}.{self._serial}"
         root = min(by_rank)
-        # By the root's count: a rank that made or dropped an optimizer alone counts otherwise.
-        self.name = f"{family}.{by_rank[root][-1]:.0f}"
         self._take_anchor(root, begun=begun)
         self._agreed = True
 
@@ -223,10 +259,7 @@ class OuterLoop:
         """
         begin = tf.timestamp()
         with tf.control_dependencies([begin]):
-            flats = self._slow.displacements()
-            squares = _squared_norm(flats)
-            rates = self._lr_total / _double(tf.maximum(self._lr_steps, 1))
-            tail = tf.concat([[tf.ones_like(squares), squares], rates], 0)
+            flats, tail, sound, workers = self._outgoing()
         sums, tail, sent = sum_(
             flats,
             tail,
@@ -235,80 +268,143 @@ class OuterLoop:
             process_set=self.process_set,
             device=self._device,
         )
-        workers, squares, rates = tail[0], tail[1], tail[2:]
-        gammas = tf.unstack(rates / workers, num=len(self._leaves))
-        warmup = tf.equal(kind, _KINDS.index(Sync.WARMUP))
-        self._slow.apply(sums, workers, [self._coefficients(gamma, warmup) for gamma in gammas])
-        norm = tf.sqrt(_squared_norm(sums)) / workers
-        sent += self._begin_buffers()
-        record = [
-            kind,
-            tf.identity(self._step),
-            tf.identity(self._window),
-            workers,
-            tf.stack(gammas),
-            norm,
-            tf.sqrt(tf.maximum(squares / workers - norm**2, 0.0)),
-        ]
-        self._window.assign_add(1 - tf.cast(warmup, tf.int64))
-        self._position.assign(0)
-        self._lr_total.assign(tf.zeros_like(self._lr_total))
-        self._lr_steps.assign(0)
-        # The clock and the hooks come after the variables have their new values.
-        values = [native(slot.variable).read_value() for slot in self._slow.slots]
+        marks, squares = tail[:workers], tail[workers]
+        rates = tf.ensure_shape(tail[workers + 1 :], [len(self._leaves)])
+        contributors = tf.py_function(self._call_roll, [marks], tf.float64)
+        contributors = tf.ensure_shape(contributors, [])
+        with tf.control_dependencies([contributors]):  # nothing changes if it raises
+            gammas = tf.unstack(rates / contributors)
+            warmup = tf.equal(kind, _KINDS.index(Sync.WARMUP))
+            steps = [self._coefficients(gamma, warmup) for gamma in gammas]
+            self._slow.apply(sums, contributors, steps)
+            norm = tf.sqrt(_squared_norm(sums)) / contributors
+            sent += self._begin_buffers(sound)
+            record = [
+                kind,
+                tf.identity(self._step),
+                tf.identity(self._window),
+                marks,
+                tf.stack(gammas),
+                norm,
+                tf.sqrt(tf.maximum(squares / contributors - norm**2, 0.0)),
+                sent,
+            ]
+            self._window.assign_add(1 - tf.cast(warmup, tf.int64))
+            self._position.assign(0)
+            self._lr_total.assign(tf.zeros_like(self._lr_total))
+            self._lr_steps.assign(0)
+            # The clock and the hooks come after the variables have their new values.
+            values = [native(slot.variable).read_value() for slot in self._slow.slots]
         with tf.control_dependencies([*record, *values]):
             seconds = tf.timestamp() - begin
-        tf.py_function(lambda *values: self._record(sent, *values), [*record, seconds], [])
+        tf.py_function(self._record, [*record, seconds], [])
+
+    def _outgoing(self) -> tuple[list[Any], Any, Any, Any]:
+        """This worker's displacements, the figures that travel with them, and who sends them.
+
+        The figures: a mark for each worker, as `slowmo_hvd.core.roll_call` has it; ‖d‖²; γ of
+        each group. A worker that is not sound sends zeros, but for its mark.
+
+        Returns:
+            The displacements, the figures, whether this worker is sound, and the number of
+            workers. Tensors all, since in elastic training a graph outlives their number.
+        """
+        place, workers = tf.py_function(self._enter, [self._step], [tf.int64, tf.int64])
+        place, workers = tf.ensure_shape(place, []), tf.ensure_shape(workers, [])
+        flats = self._slow.displacements()
+        squares = _squared_norm(flats)
+        rates = self._lr_total / _double(tf.maximum(self._lr_steps, 1))
+        sound = (squares <= LARGEST_SQUARE) & tf.reduce_all(tf.math.is_finite(rates))
+        for buffers in self._buffers:
+            if buffers.strategy == "average":
+                sound &= tf.math.is_finite(_squared_norm(buffers.flats()))
+        flats = tf.cond(sound, lambda: flats, lambda: [tf.zeros_like(flat) for flat in flats])
+        figures = tf.concat([squares[None], rates], 0)
+        figures = tf.where(sound, figures, tf.zeros_like(figures))
+        step = _double(self._step)
+        marks = tf.one_hot(
+            place, tf.cast(workers, tf.int32), tf.where(sound, step, -step), _double(0.0)
+        )
+        return flats, tf.concat([marks, figures], 0), sound, workers
+
+    def _enter(self, step: Any) -> tuple[int, int]:
+        """This worker's place, and how many there are."""
+        stall_watch.begin(self, f"in the sync after step {int(step)}")
+        return self.process_set.rank(), self.process_set.size()
+
+    def _call_roll(self, marks: Any) -> float:
+        """The number of contributors; or the errors of `call_roll`, alike on every rank."""
+        try:
+            roll = call_roll(
+                marks.numpy().tolist(), self.process_set.ranks, self.config.on_nonfinite
+            )
+        except Exception:
+            stall_watch.end(self)
+            raise
+        return float(roll.contributors)
 
     def _coefficients(self, gamma: Any, warmup: Any) -> OuterStep:
         step = outer_step(self.config, gamma, _where)
         pairs = zip(PLAIN_AVERAGE, step, strict=True)
         return OuterStep(*(_where(warmup, plain, slow) for plain, slow in pairs))
 
-    def _begin_buffers(self) -> int:
+    def _begin_buffers(self, sound: Any) -> Any:
         """Line 2 of Algorithm 1; return the bytes sent.
 
-        Rank-equal: it goes by the strategies and the schedule.
+        Rank-equal but for a worker that is not sound, which resets its buffers and sends none: it
+        goes by the strategies and the schedule.
         """
-        sent = 0
+        sent = tf.zeros([], tf.int64)
         begins_window = tf.greater_equal(self._step, self.config.warmup_steps)
         for index, buffers in enumerate(self._buffers):
             if buffers.strategy == "reset":
                 tf.cond(begins_window, buffers.reset, lambda: None)
-            flats = buffers.flats() if buffers.strategy == "average" else []
-            if flats:
-                # Never compressed: Adam divides by second moments, which half precision rounds
-                # to 0.
-                sums, tail, count = sum_(
-                    flats,
-                    tf.ones([1], tf.float64),
-                    name=f"{self.name}.buffers.{index}",
-                    compression=hvd.Compression.none,
-                    process_set=self.process_set,
-                    device=self._device,
-                )
-                buffers.set_flats([total / tf.cast(tail[0], total.dtype) for total in sums])
-                sent += count
+            tf.cond(sound, lambda: None, buffers.forget)
+            if buffers.strategy == "average":
+                sent += self._average(buffers, f"{self.name}.buffers.{index}", sound)
             buffers.follow()
         return sent
 
-    def _record(self, sent: int, *values: Any) -> None:
-        """Keep the record of a sync and call the hooks."""
-        kind, step, window, workers, gammas, norm, drift, seconds = (
+    def _average(self, buffers: Buffers, name: str, sound: Any) -> Any:
+        """Make the buffers of all sound workers their mean; return the bytes sent."""
+        own = buffers.flats()
+        if not own:
+            return tf.zeros([], tf.int64)
+        counts = tf.cast(sound, tf.float64)
+        sums, tail, sent = sum_(
+            [flat * tf.cast(counts, flat.dtype) for flat in own],
+            counts[None],
+            name=name,
+            compression=hvd.Compression.none,  # Adam divides by what half precision rounds to 0
+            process_set=self.process_set,
+            device=self._device,
+        )
+        means = [total / tf.cast(tail[0], total.dtype) for total in sums]
+        buffers.set_flats(tf.cond(sound, lambda: means, lambda: own))
+        return sent
+
+    def _record(self, *values: Any) -> None:
+        """Keep the record of a sync, warn of workers that were left out, call the hooks."""
+        stall_watch.end(self)
+        kind, step, window, marks, gammas, norm, drift, sent, seconds = (
             value.numpy() for value in values
         )
+        roll = call_roll(marks.tolist(), self.process_set.ranks, self.config.on_nonfinite)
         record = SyncRecord(
             kind=_KINDS[int(kind)],
             step=int(step),
             window=int(window),
-            workers=int(workers),
+            workers=roll.contributors,
             learning_rates=tuple(map(float, gammas)),
-            bytes=sent if self.process_set.size() > 1 else 0,
+            bytes=int(sent) if self.process_set.size() > 1 else 0,
             seconds=float(seconds),
             displacement_norm=float(norm),
             drift=float(drift),
+            excluded=roll.excluded,
         )
         self.stats = self.stats.add(record)
+        if roll.excluded:
+            warnings.warn(exclusion(roll.excluded, record.step), stacklevel=1)
         for hook in list(self.hooks.values()):
             hook(record)
 
@@ -326,4 +422,4 @@ def _where(condition: Any, yes: Any, no: Any) -> Any:
 
 def _squared_norm(flats: Sequence[Any]) -> Any:
     """The squared Euclidean norm over all flat tensors, a float64 tensor."""
-    return tf.add_n([2 * _double(tf.nn.l2_loss(flat)) for flat in flats])
+    return tf.add_n([_double(0.0), *(2 * _double(tf.nn.l2_loss(flat)) for flat in flats)])

@@ -12,7 +12,8 @@ def average_statistics(model: Any, *, name: str, process_set: Any) -> int:
     A statistic is a float variable that its layer added as not trainable: moving means and
     variances are, the weights of a frozen layer are not. Integers, and with them the states of
     random generators, stay each worker's own. A collective over the process set, unless there is
-    no statistic; a rank that has joined (``hvd.join()``) counts for nothing.
+    no statistic; a rank that has joined (``hvd.join()``) counts for nothing, and neither does a
+    statistic that is not finite, which becomes the others' mean.
 
     Args:
         model: a Keras model, with equal layers on every rank.

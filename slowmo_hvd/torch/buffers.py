@@ -7,7 +7,8 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.torch.exchange import gather_json, sum_
+from slowmo_hvd.core.messages import Gather, gather_json
+from slowmo_hvd.torch.exchange import sum_
 from slowmo_hvd.torch.slow_model import real, slow_dtype
 
 
@@ -70,10 +71,15 @@ class BufferAverage:
         """Whether this worker has a buffer that is not in the agreed layout."""
         return not set(_buffers(inner)).issubset(self._layout)
 
-    def agree(self, inner: torch.optim.Optimizer, *, name: str, process_set: Any) -> None:
-        """Make the layout the union of all workers' buffers. Every rank of the set takes part."""
+    def finite(self, inner: torch.optim.Optimizer) -> bool:
+        """Whether every number that this worker would send is finite."""
+        norms = [torch.linalg.vector_norm(buffer) for buffer in _buffers(inner).values()]
+        return all(bool(torch.isfinite(norm)) for norm in norms)
+
+    def agree(self, inner: torch.optim.Optimizer, gather: Gather) -> None:
+        """Make the layout the union of all workers' buffers. A collective, by ``gather``."""
         slots = set(self._layout)
-        for theirs in gather_json(list(_buffers(inner)), name=name, process_set=process_set):
+        for theirs in gather_json(list(_buffers(inner)), gather).values():
             slots.update(Slot(*slot) for slot in theirs)
         self._layout = tuple(sorted(slots))
 

@@ -2,11 +2,9 @@
 
 Every rank calls these in the same order with the same names and sizes, because the optimizer
 calls them by the schedule and the agreed layout alone. A sum is also the one collective that
-Horovod still carries out after a rank has called ``hvd.join()``: such a rank adds zeros. Only
-`gather_json` is none; who calls it first makes sure that no rank has joined.
+Horovod still carries out after a rank has called ``hvd.join()``: such a rank adds zeros.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -14,7 +12,12 @@ from typing import Any
 
 import horovod.torch as hvd
 import torch
+from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
+
+from slowmo_hvd.core.stall import StallWatch
+
+stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
 
 
 def sum_(
@@ -85,15 +88,6 @@ def gather_figures(
     if process_set.size() > 1:
         _wait(_start(rows, name, process_set))
     return {int(rank): row for present, rank, *row in rows.tolist() if present}
-
-
-def gather_json(value: Any, *, name: str, process_set: Any) -> list[Any]:
-    """Every worker's ``value``, in rank order, sent as JSON. Not after a ``hvd.join()``."""
-    if process_set.size() == 1:
-        return [json.loads(json.dumps(value))]
-    line = torch.tensor(list((json.dumps(value) + "\n").encode()), dtype=torch.uint8)
-    gathered = hvd.allgather(line, name=name, process_set=process_set)
-    return [json.loads(text) for text in bytes(gathered.tolist()).decode().splitlines()]
 
 
 def _start(tensor: Tensor, name: str, process_set: Any) -> int:

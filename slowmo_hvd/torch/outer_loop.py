@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections import Counter, OrderedDict
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -11,21 +12,28 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.agreement import check_agreement, class_name, figures_of, unequal_start
+from slowmo_hvd.core.agreement import (
+    check_agreement,
+    class_name,
+    figures_of,
+    unequal_start,
+)
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.names import agreed_serial, claim
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, outer_step
+from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.state import check_state, pack_state, unpack_counters
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
 from slowmo_hvd.torch.callers import stack_level_of_user
-from slowmo_hvd.torch.exchange import gather_figures, sum_
+from slowmo_hvd.torch.exchange import gather_figures, stall_watch, sum_
 from slowmo_hvd.torch.slow_model import SlowModel, real
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
 # A compiled training step leaves the graph here: collectives and clocks cannot be traced.
 _eager: Callable[[_Method], _Method] = torch.compiler.disable
-_loops_made: Counter[int] = Counter()  # by process set
+_loops: weakref.WeakSet["OuterLoop"] = weakref.WeakSet()  # all that live
 
 
 class OuterLoop:
@@ -48,8 +56,6 @@ class OuterLoop:
         self._inner = inner
         self._strategy = resolve_strategy(config.buffers, inner)
         self._compression = compression
-        self._serial = _loops_made[process_set.process_set_id]
-        _loops_made[process_set.process_set_id] += 1
         self._begin_afresh()
         self._begin_unshared()
 
@@ -62,6 +68,8 @@ class OuterLoop:
 
     def _begin_unshared(self) -> None:
         """What a copy does not take from its original."""
+        self._serial: int | None = None
+        _loops.add(self)
         self._agreed_layout = None
         self._buffer_average = BufferAverage()
         self.stats = SyncStats()
@@ -110,6 +118,10 @@ class OuterLoop:
         layout = tuple(map(len, self._groups()))
         if layout == self._agreed_layout:
             return
+        with stall_watch.waiting(self, "in the first step", warn_after=10):
+            self._agree_on(layout)
+
+    def _agree_on(self, layout: tuple[int, ...]) -> None:
         figures = figures_of(
             self.config,
             self._schedule,
@@ -119,11 +131,12 @@ class OuterLoop:
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
-        by_rank = gather([*figures.values, self._serial])
-        check_agreement(figures, {rank: row[:-1] for rank, row in by_rank.items()}, gather)
+        others = (loop._serial for loop in _loops if loop is not self)
+        by_rank = gather([*figures.values, *claim(self._serial, others)])
+        check_agreement(figures, {rank: row[:-2] for rank, row in by_rank.items()}, gather)
+        self._serial = agreed_serial({rank: row[-2:] for rank, row in by_rank.items()})
+        self._name = f"{family}.{self._serial}"
         root = min(by_rank)
-        # By the root's count: a rank that made or dropped an optimizer alone counts otherwise.
-        self._name = f"{family}.{by_rank[root][-1]:.0f}"
         self._take_anchor(root)
         self._buffer_average = BufferAverage()  # a rank that is new here has agreed on none
         self._agreed_layout = layout
@@ -165,12 +178,21 @@ class OuterLoop:
 
     @torch.no_grad()
     def _sync(self, kind: Sync) -> None:
-        """Average the displacements, take the outer step, begin a window. A collective."""
+        """Average the displacements, take the outer step, begin a window. A collective.
+
+        Raises:
+            RuntimeError: the ranks are in different syncs.
+            FloatingPointError: displacements are not finite, as `call_roll` has it. Either is the
+                same on every rank, and nothing has changed.
+        """
         begin = time.perf_counter()
-        slow = self._slow
+        slow, step = self._slow, self._schedule.step
         assert slow is not None  # _agree made it
-        with torch.profiler.record_function("slowmo.sync"):
-            flats, tail = self._outgoing(slow)
+        with (
+            torch.profiler.record_function("slowmo.sync"),
+            stall_watch.waiting(self, f"in the sync after step {step}"),
+        ):
+            flats, tail, sound = self._outgoing(slow)
             sent = sum_(
                 flats,
                 tail,
@@ -178,58 +200,86 @@ class OuterLoop:
                 compression=self._compression,
                 process_set=self.process_set,
             )
-            workers, squares, news_count, *rates = tail.tolist()
+            roll, (squares, news_count, *rates) = self._read(tail)
+            workers = roll.contributors
             gammas = tuple(rate / workers for rate in rates)
             norm = slow.squared_norm(flats) ** 0.5 / workers
             steps = [
                 PLAIN_AVERAGE if kind is Sync.WARMUP else outer_step(self.config, gamma)
                 for gamma in gammas
             ]
-            slow.apply(flats, int(workers), steps)
+            slow.apply(flats, workers, steps)
             del flats, tail
-            sent += self._begin_buffers(int(workers), agree=news_count > 0)
+            sent += self._begin_buffers(agree=news_count > 0, sound=sound)
         record = SyncRecord(
             kind=kind,
-            step=self._schedule.step,
+            step=step,
             window=self._schedule.window,
-            workers=int(workers),
+            workers=workers,
             learning_rates=gammas,
             bytes=sent,
             seconds=time.perf_counter() - begin,
             displacement_norm=norm,
             drift=max(squares / workers - norm**2, 0.0) ** 0.5,
+            excluded=roll.excluded,
         )
         self._schedule.end(kind)
         for rate in self._rates:
             rate.clear()
         self.stats = self.stats.add(record)
+        if roll.excluded:
+            warnings.warn(exclusion(roll.excluded, step), stacklevel=stack_level_of_user())
         for hook in self.hooks.values():
             hook(record)
 
-    def _outgoing(self, slow: SlowModel) -> tuple[list[Tensor], Tensor]:
-        """This worker's displacements, and the figures that travel at the end of the first."""
-        spare = 3 + len(self._rates)
+    def _outgoing(self, slow: SlowModel) -> tuple[list[Tensor], Tensor, bool]:
+        """This worker's displacements, the figures at their end, and whether it is sound.
+
+        The figures: a mark for each worker, as `slowmo_hvd.core.roll_call` has it; ‖d‖²; whether
+        this worker has news about its buffers; γ of each group. A worker that is not sound sends
+        zeros, but for its mark.
+        """
+        workers = self.process_set.size()
+        spare = workers + 2 + len(self._rates)
         flats = slow.displacements(spare)
         tail = flats[0][flats[0].numel() - spare :]
-        news = self._strategy == "average" and self._buffer_average.has_news(self._inner)
-        gammas = (rate.mean for rate in self._rates)
-        figures = [1, slow.squared_norm(flats), news, *gammas]
+        squares = slow.squared_norm(flats)
+        gammas = [rate.mean for rate in self._rates]
+        averages = self._strategy == "average"
+        sound = is_sound(squares, gammas)
+        sound = sound and not (averages and not self._buffer_average.finite(self._inner))
+        figures = [0.0] * spare
+        if sound:
+            news = averages and self._buffer_average.has_news(self._inner)
+            figures[workers:] = [squares, news, *gammas]
+        else:
+            for flat in flats:
+                flat.zero_()
+        figures[self.process_set.rank()] = mark(self._schedule.step, sound=sound)
         tail.copy_(torch.tensor(figures, dtype=torch.float64))
-        return flats, tail
+        return flats, tail, sound
 
-    def _begin_buffers(self, workers: int, *, agree: bool) -> int:
+    def _read(self, tail: Tensor) -> tuple[RollCall, list[float]]:
+        """Who is in this sync, and the sums of the other figures."""
+        workers = self.process_set.size()
+        figures = tail.tolist()
+        roll = call_roll(figures[:workers], self.process_set.ranks, self.config.on_nonfinite)
+        return roll, figures[workers:]
+
+    def _begin_buffers(self, *, agree: bool, sound: bool) -> int:
         """Line 2 of Algorithm 1; return the bytes sent.
 
-        Rank-equal: it goes by the strategy, the schedule, and what the allreduce brought.
+        Rank-equal but for a reset: it goes by the strategy, the schedule, and what the allreduce
+        brought. A worker that is not sound resets its buffers, and so has none to be averaged.
         """
-        if self._strategy == "reset" and not self._schedule.warming_up:
+        if not sound or (self._strategy == "reset" and not self._schedule.warming_up):
             reset(self._inner)
         if self._strategy != "average":
             return 0
-        if agree and workers == self.process_set.size():  # a joined rank could not take part
-            self._buffer_average.agree(
-                self._inner, name=f"{self._name}.layout", process_set=self.process_set
-            )
+        if agree:
+            name, process_set = f"{self._name}.layout", self.process_set
+            gather = partial(gather_figures, name=name, process_set=process_set)
+            self._buffer_average.agree(self._inner, gather)
         return self._buffer_average.average(
             self._inner, name=f"{self._name}.buffers", process_set=self.process_set
         )
@@ -267,7 +317,7 @@ class OuterLoop:
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
         kept = dict(self.__dict__)
-        for name in ("_agreed_layout", "_buffer_average", "stats", "hooks"):
+        for name in ("_serial", "_agreed_layout", "_buffer_average", "stats", "hooks"):
             del kept[name]
         # Horovod compares the global process set by identity: a copy of it would be another set.
         if self.process_set is hvd.global_process_set:

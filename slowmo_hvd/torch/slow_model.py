@@ -141,7 +141,7 @@ class SlowModel:
             float(torch.linalg.vector_norm(flat[: bucket.size]))
             for bucket, flat in zip(self.buckets, flats, strict=True)
         )
-        return sum(norm**2 for norm in norms)
+        return sum(norm * norm for norm in norms)  # not **, which raises where this is infinite
 
     def apply(self, sums: Sequence[Tensor], workers: int, steps: Sequence[OuterStep]) -> None:
         """The outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.

@@ -288,15 +288,25 @@ def test_the_optimizer_is_not_touched_by_a_refusal() -> None:
 
 
 @pytest.mark.ranks(1)
-def test_buffers_that_begin_with_many_numbers_cannot_be_reset() -> None:
+def test_a_reset_brings_back_buffers_that_begin_with_many_numbers() -> None:
     class Noisy(keras.optimizers.SGD):
         def build(self, variables: Any) -> None:
             super().build(variables)
             self.noise = self.add_optimizer_variables(variables, "noise", "random_normal")
 
-    optimizer = hvd.DistributedOptimizer(Noisy(1.0), buffers="reset")
-    with pytest.raises(ValueError, match=r"does not know what .*noise.* of Noisy is when"):
-        step_with(optimizer, (1.0, tf.Variable([1.0, 2.0])))
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, learning_rate)
+            noise = self.noise[self._get_variable_index(variable)]
+            seen.append(noise.numpy().tolist())
+            noise.assign(gradient)
+
+    seen: list[list[float]] = []
+    optimizer = hvd.DistributedOptimizer(Noisy(1.0), buffers="reset", sync_period=2)
+    weight = tf.Variable([1.0, 2.0])
+    for _ in range(4):
+        step_with(optimizer, (1.0, weight))
+    assert seen[0] not in ([1.0, 1.0], [0.0, 0.0])
+    assert seen == [seen[0], [1.0, 1.0], seen[0], [1.0, 1.0]]
 
 
 @pytest.mark.ranks(1)

@@ -17,6 +17,7 @@ whose own fail on Keras 3, and work with any Keras optimizer. What differs, and 
 import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from functools import partial
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -24,7 +25,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from slowmo_hvd.tensorflow.exchange import gather_json
+from slowmo_hvd.core.messages import gather_json
+from slowmo_hvd.tensorflow.exchange import gather_figures
 from slowmo_hvd.tensorflow.functions import broadcast_variables, shared_variables
 from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer
 from slowmo_hvd.tensorflow.slow_model import native
@@ -171,7 +173,10 @@ def _is_number(value: Any) -> bool:
 
 def _gather(value: Any, name: str) -> list[Any]:
     """Every rank's value. A collective."""
-    return gather_json(value, name=f"slowmo.callbacks.{name}", process_set=hvd.global_process_set)
+    gather = partial(
+        gather_figures, name=f"slowmo.callbacks.{name}", process_set=hvd.global_process_set
+    )
+    return [theirs for _, theirs in sorted(gather_json(value, gather).items())]
 
 
 class LearningRateScheduleCallback(keras.callbacks.Callback):  # type: ignore[misc]

@@ -1,0 +1,39 @@
+"""Names for the collectives of an optimizer: equal on all ranks, and its own while it lives.
+
+Horovod pairs the ranks' tensors by their names, and remembers every name that it has seen. So an
+optimizer gets a small number when the ranks first agree, and another may have it afterwards.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+_MOST = 53  # the numbers that a float64 can hold as a set of bits
+_NONE = -1.0
+
+
+def claim(serial: int | None, others: Iterable[int | None]) -> list[float]:
+    """What a rank tells the others: its optimizer's number, if any, and those that are taken.
+
+    Args:
+        serial: the number that this optimizer has got before, which its graphs may contain.
+        others: the numbers of this rank's other living optimizers.
+    """
+    taken = {other for other in others if other is not None}
+    return [_NONE if serial is None else float(serial), float(sum(1 << other for other in taken))]
+
+
+def agreed_serial(claims: Mapping[int, Sequence[float]]) -> int:
+    """The number of the optimizer about which the ranks, by rank, claim this.
+
+    Raises:
+        RuntimeError: too many optimizers live at once; on every rank alike.
+    """
+    for _, (serial, _) in sorted(claims.items()):
+        if serial != _NONE:
+            return int(serial)
+    taken = 0
+    for _, of_others in claims.values():
+        taken |= int(of_others)
+    free = next(number for number in range(_MOST + 1) if not taken >> number & 1)
+    if free == _MOST:
+        raise RuntimeError(f"more than {_MOST} DistributedOptimizers are in use at once")
+    return free

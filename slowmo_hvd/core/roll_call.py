@@ -1,0 +1,92 @@
+"""Who is in a sync, and with what: one mark from every worker, in the tail of the one allreduce.
+
+Each worker has a place in the tail, where it alone writes:
+
+    0        it has called hvd.join(), and adds zeros to everything
+    step     it contributes its displacement, and has taken so many local steps
+    -step    its displacement is not finite: it adds zeros instead
+
+The sum brings every mark to every worker. So all of them learn who contributed, and find the same
+errors, without a second collective.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+#: The squared norm of a displacement that counts as finite: the largest float32. So the sum over
+#: the workers is finite too.
+LARGEST_SQUARE = (2 - 2**-23) * 2.0**127
+
+
+class RollCall(NamedTuple):
+    """The workers of one sync, the same on each of them.
+
+    Attributes:
+        present: how many are in it, those whose numbers broke among them.
+        contributors: how many are in the average.
+        excluded: the ranks whose displacements are not finite.
+    """
+
+    present: int
+    contributors: int
+    excluded: tuple[int, ...]
+
+
+def is_sound(squared_norm: float, learning_rates: Sequence[float]) -> bool:
+    """Whether a worker may contribute: ‖d‖² fits a float32, and each γ is finite."""
+    return squared_norm <= LARGEST_SQUARE and all(map(math.isfinite, learning_rates))
+
+
+def mark(step: int, *, sound: bool) -> int:
+    """What a worker writes into its place after ``step`` local steps, at least 1."""
+    return step if sound else -step
+
+
+def call_roll(marks: Sequence[float], ranks: Sequence[int], on_nonfinite: str) -> RollCall:
+    """Read the marks of all workers.
+
+    Args:
+        marks: the sum over the workers, one mark for each.
+        ranks: the global rank of each worker.
+        on_nonfinite: as in ``SlowMoConfig``.
+
+    Raises:
+        RuntimeError: the workers have taken different numbers of steps: this is not one sync.
+        FloatingPointError: a displacement is not finite, and ``on_nonfinite`` is "raise"; or none
+            is. As the error above, the same on every rank.
+    """
+    by_rank = {rank: mark for rank, mark in zip(ranks, marks, strict=True) if mark}
+    steps = {rank: int(abs(mark)) for rank, mark in by_rank.items()}
+    first = min(by_rank)
+    for rank, step in steps.items():
+        if step != steps[first]:
+            raise RuntimeError(
+                f"the ranks are in different syncs: rank {first} after {steps[first]} steps, rank "
+                f"{rank} after {step}; call step() equally often on every rank, flush() on "
+                "all ranks or on none, and hvd.join() on a rank that has no more batches"
+            )
+    excluded = tuple(rank for rank, mark in by_rank.items() if mark < 0)
+    if len(excluded) == len(by_rank):
+        raise FloatingPointError(
+            f"after {steps[first]} steps the weights of no worker are finite: lower the learning "
+            "rate or clip the gradients, and go on from the last checkpoint"
+        )
+    if excluded and on_nonfinite == "raise":
+        raise FloatingPointError(
+            f"after {steps[first]} steps the weights of {_named(excluded)} are not finite; "
+            "on_nonfinite='exclude' would go on without them"
+        )
+    return RollCall(len(by_rank), len(by_rank) - len(excluded), excluded)
+
+
+def exclusion(excluded: Sequence[int], step: int) -> str:
+    """The warning, on every rank, that some workers are not in an average."""
+    return (
+        f"after {step} steps the weights of {_named(excluded)} are not finite: left out of the "
+        "average, to go on from the others' with fresh buffers of the inner optimizer"
+    )
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

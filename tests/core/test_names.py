@@ -1,0 +1,24 @@
+"""The numbers by which ranks name their optimizers' collectives."""
+
+import pytest
+
+from slowmo_hvd.core.names import agreed_serial, claim
+
+
+def test_the_first_takes_0_and_the_next_the_smallest_that_is_free_on_every_rank() -> None:
+    assert agreed_serial({0: claim(None, []), 1: claim(None, [])}) == 0
+    assert agreed_serial({0: claim(None, [0, 3]), 1: claim(None, [0, 1, None])}) == 2
+
+
+def test_a_number_is_free_again_when_its_optimizer_is_gone() -> None:
+    assert agreed_serial({0: claim(None, [1]), 1: claim(None, [1])}) == 0
+
+
+def test_an_optimizer_that_some_rank_has_named_keeps_its_name() -> None:
+    assert agreed_serial({0: claim(None, [0, 1]), 2: claim(4, [0, 1])}) == 4
+
+
+def test_there_is_a_limit_and_it_is_told() -> None:
+    assert agreed_serial({0: claim(None, range(52))}) == 52
+    with pytest.raises(RuntimeError, match="more than 53 DistributedOptimizers are in use"):
+        agreed_serial({0: claim(None, range(53))})
