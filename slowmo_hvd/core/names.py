@@ -4,21 +4,26 @@ Horovod pairs the ranks' tensors by their names, and remembers every name that i
 optimizer gets a small number when the ranks first agree, and another may have it afterwards.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _MOST = 53  # the numbers that a float64 can hold as a set of bits
 _NONE = -1.0
 
 
-def claim(serial: int | None, others: Iterable[int | None]) -> list[float]:
+def claim(serial: int | None, others: Callable[[], Iterable[int | None]]) -> list[float]:
     """What a rank tells the others: its optimizer's number, if any, and those that are taken.
 
     Args:
         serial: the number that this optimizer has got before, which its graphs may contain.
-        others: the numbers of this rank's other living optimizers.
+        others: tells the numbers of this rank's other living optimizers.
     """
-    taken = {other for other in others if other is not None}
-    return [_NONE if serial is None else float(serial), float(sum(1 << other for other in taken))]
+    taken = set(others()) - {None}
+    if len(taken) > _MOST // 2:  # some may be dropped, and only wait to be collected
+        gc.collect()
+        taken = set(others()) - {None}
+    bits = sum(1 << other for other in taken if other is not None)
+    return [_NONE if serial is None else float(serial), float(bits)]
 
 
 def agreed_serial(claims: Mapping[int, Sequence[float]]) -> int:

@@ -215,7 +215,10 @@ class OuterLoop:
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
-        others = (loop._serial for loop in loops if loop is not self)
+
+        def others() -> list[int | None]:
+            return [loop._serial for loop in loops if loop is not self]
+
         by_rank = gather([*figures.values, *claim(self._serial, others)])
         check_agreement(figures, {rank: row[:-2] for rank, row in by_rank.items()}, gather)
         self._serial = agreed_serial({rank: row[-2:] for rank, row in by_rank.items()})
@@ -270,7 +273,7 @@ class OuterLoop:
         )
         marks, squares = tail[:workers], tail[workers]
         rates = tf.ensure_shape(tail[workers + 1 :], [len(self._leaves)])
-        contributors = tf.py_function(self._call_roll, [marks], tf.float64)
+        contributors = _call(self._call_roll, [marks], tf.float64)
         contributors = tf.ensure_shape(contributors, [])
         with tf.control_dependencies([contributors]):  # nothing changes if it raises
             gammas = tf.unstack(rates / contributors)
@@ -297,7 +300,7 @@ class OuterLoop:
             values = [native(slot.variable).read_value() for slot in self._slow.slots]
         with tf.control_dependencies([*record, *values]):
             seconds = tf.timestamp() - begin
-        tf.py_function(self._record, [*record, seconds], [])
+        _call(self._record, [*record, seconds], [])
 
     def _outgoing(self) -> tuple[list[Any], Any, Any, Any]:
         """This worker's displacements, the figures that travel with them, and who sends them.
@@ -309,7 +312,7 @@ class OuterLoop:
             The displacements, the figures, whether this worker is sound, and the number of
             workers. Tensors all, since in elastic training a graph outlives their number.
         """
-        place, workers = tf.py_function(self._enter, [self._step], [tf.int64, tf.int64])
+        place, workers = _call(self._enter, [self._step], [tf.int64, tf.int64])
         place, workers = tf.ensure_shape(place, []), tf.ensure_shape(workers, [])
         flats = self._slow.displacements()
         squares = _squared_norm(flats)
@@ -407,6 +410,25 @@ class OuterLoop:
             warnings.warn(exclusion(roll.excluded, record.step), stacklevel=1)
         for hook in list(self.hooks.values()):
             hook(record)
+
+
+def _call(method: Callable[..., Any], arguments: Sequence[Any], returns: Any) -> Any:
+    """Have the graph call a method, by a reference that does not keep its object alive.
+
+    TensorFlow keeps for good what a ``tf.py_function`` calls.
+    """
+    weak = weakref.WeakMethod(method)
+
+    def call(*values: Any) -> Any:
+        alive = weak()
+        if alive is None:
+            raise RuntimeError(
+                "the DistributedOptimizer of this graph is gone: keep a reference to it for as "
+                "long as its training step runs"
+            )
+        return alive(*values)
+
+    return tf.py_function(call, arguments, returns)
 
 
 def _double(value: Any) -> Any:

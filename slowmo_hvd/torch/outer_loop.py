@@ -131,7 +131,10 @@ class OuterLoop:
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
-        others = (loop._serial for loop in _loops if loop is not self)
+
+        def others() -> list[int | None]:
+            return [loop._serial for loop in _loops if loop is not self]
+
         by_rank = gather([*figures.values, *claim(self._serial, others)])
         check_agreement(figures, {rank: row[:-2] for rank, row in by_rank.items()}, gather)
         self._serial = agreed_serial({rank: row[-2:] for rank, row in by_rank.items()})

@@ -1,8 +1,15 @@
 """The numbers by which ranks name their optimizers' collectives."""
 
+from collections.abc import Iterable
+
 import pytest
 
-from slowmo_hvd.core.names import agreed_serial, claim
+from slowmo_hvd.core.names import agreed_serial
+from slowmo_hvd.core.names import claim as claim_among
+
+
+def claim(serial: int | None, others: Iterable[int | None]) -> list[float]:
+    return claim_among(serial, lambda: others)
 
 
 def test_the_first_takes_0_and_the_next_the_smallest_that_is_free_on_every_rank() -> None:
@@ -22,3 +29,9 @@ def test_there_is_a_limit_and_it_is_told() -> None:
     assert agreed_serial({0: claim(None, range(52))}) == 52
     with pytest.raises(RuntimeError, match="more than 53 DistributedOptimizers are in use"):
         agreed_serial({0: claim(None, range(53))})
+
+
+def test_dropped_optimizers_are_collected_before_the_numbers_run_out() -> None:
+    answers = [range(30), range(2)]
+    assert agreed_serial({0: claim_among(None, lambda: answers.pop(0))}) == 2
+    assert not answers

@@ -1,6 +1,7 @@
 """Line 2 of Algorithm 1: a window finds the inner buffers reset, as they were, or averaged."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -186,3 +187,19 @@ def test_a_worker_that_joins_averages_the_buffers_it_was_given() -> None:
     step_with(joined, by_rank(1.0, 3.0))
     momentum = joined.state[weight]["momentum_buffer"].item()
     assert momentum == 0.5 * 1 + 2
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("buffers", ["reset", "maintain", "average"])
+@pytest.mark.filterwarnings("ignore:after 2 steps the weights of rank 1")
+def test_a_worker_that_was_left_out_corrects_adams_bias_anew(buffers: str) -> None:
+    """A first step of Adam is of the learning rate's size, whatever the gradient is."""
+    weight = number(0.0)
+    inner = torch.optim.Adam([weight], lr=0.5, eps=0.0)
+    optimizer = hvd.DistributedOptimizer(inner, sync_period=2, slow_momentum=0.0, buffers=buffers)
+    step_with(optimizer, 1.0)
+    step_with(optimizer, by_rank(1.0, math.nan))
+    assert weight.item() == pytest.approx(-1.0)
+    step_with(optimizer, by_rank(1.0, 0.001))
+    assert weight.item() == pytest.approx(-1.5)
+    assert inner.state[weight]["step"] == (1 if buffers == "reset" else by_rank(3, 1))
