@@ -320,7 +320,9 @@ class OuterLoop:
         sound = (squares <= LARGEST_SQUARE) & tf.reduce_all(tf.math.is_finite(rates))
         for buffers in self._buffers:
             if buffers.strategy == "average":
-                sound &= tf.math.is_finite(_squared_norm(buffers.flats()))
+                # Not their norm: Adam's second moments have no squares in float32.
+                for flat in buffers.flats():
+                    sound &= tf.math.is_finite(tf.reduce_sum(flat))
         flats = tf.cond(sound, lambda: flats, lambda: [tf.zeros_like(flat) for flat in flats])
         figures = tf.concat([squares[None], rates], 0)
         figures = tf.where(sound, figures, tf.zeros_like(figures))

@@ -73,8 +73,13 @@ class BufferAverage:
 
     def finite(self, inner: torch.optim.Optimizer) -> bool:
         """Whether every number that this worker would send is finite."""
-        norms = [torch.linalg.vector_norm(buffer) for buffer in _buffers(inner).values()]
-        return all(bool(torch.isfinite(norm)) for norm in norms)
+        sums = [
+            buffer.sum(dtype=slow_dtype(buffer.dtype)) for buffer in _buffers(inner).values()
+        ]  # not their norms: Adam's second moments have no squares in float32
+        if not sums:
+            return True
+        device = sums[0].device  # one look at a GPU
+        return bool(torch.stack([total.double().to(device) for total in sums]).isfinite().all())
 
     def agree(self, inner: torch.optim.Optimizer, gather: Gather) -> None:
         """Make the layout the union of all workers' buffers. A collective, by ``gather``."""

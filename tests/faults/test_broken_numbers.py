@@ -62,6 +62,15 @@ def test_a_momentum_that_is_not_finite_is_kept_out_of_their_average() -> None:
     assert this.momentum() == [by_rank(2.0, 0.0)]
 
 
+@pytest.mark.ranks(2)
+def test_a_large_momentum_is_averaged_as_any_other() -> None:
+    """Its square is beyond float32, as the second moments of large gradients are in Adam."""
+    this = worker(lr=1e-20, momentum=0.5, sync_period=1, slow_momentum=0.0, buffers="average")
+    this.step(by_rank(1e30, 3e30))
+    assert this.optimizer.sync_stats.last.excluded == ()
+    assert this.weights() == pytest.approx([-2e10])
+
+
 @pytest.mark.ranks(2, 3)
 @EXPECTED
 def test_half_precision_on_the_wire_leaves_it_out_too() -> None:
