@@ -4,6 +4,7 @@ Each worker is a host of its own, since Horovod ends all workers of a host that 
 names are spellings of one address, which Horovod takes for different machines.
 """
 
+import itertools
 import json
 import os
 import select
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from faults.elastic.plan import Plan
 from launch import ROOT, background
 
 SCRIPTS = {name: f"tests/faults/elastic/train_{name}.py" for name in ("torch", "tensorflow")}
+GLOO_TIMEOUTS = {"torch": 15, "tensorflow": 30}
 # 127.0.0.1 as inet_aton reads it: hexadecimal, octal, decimal and shortened.
 _NAMES = [
     ".".join((*head, *middle, tail))
@@ -53,6 +54,14 @@ class Report:
         """The moments at which workers died."""
         return [told["moment"] for told in self.of("dying")]
 
+    def begun(self, step: int) -> list[dict[str, Any]]:
+        """Of each worker that began, or began again, after this many steps."""
+        return [told for told in self.of("begun") if told["step"] == step]
+
+    def sizes(self) -> list[int]:
+        """The numbers of workers, one after the other."""
+        return [size for size, _ in itertools.groupby(told["size"] for told in self.of("begun"))]
+
     @property
     def loss(self) -> float:
         return float(self.finished[0]["loss"])
@@ -63,7 +72,7 @@ class Report:
         for told in self.events:
             if told["event"] == "committed":
                 committed = max(committed, told["step"])
-            if told["event"] == "begun" and told["size"] > 0:
+            if told["event"] == "begun":
                 lost += max(committed - told["step"], 0)
                 committed = min(committed, told["step"])
         return lost
@@ -73,11 +82,11 @@ class Report:
         known: set[tuple[int, str]] = set()
         strange = []
         for told in self.events:
-            if told["event"] == "committed":
+            if told["event"] == "saved":
                 known.add((told["step"], told["digest"]))
-            if told["event"] == "begun" and told["step"] > 0:
-                if (told["step"], told["digest"]) not in known:
-                    strange.append(told)
+            begun = told["event"] == "begun" and told["step"] > 0
+            if begun and (told["step"], told["digest"]) not in known:
+                strange.append(told)
         return strange
 
     def problems(self) -> list[str]:
@@ -157,6 +166,8 @@ class Cluster:
             "--host-discovery-script": self._folder / "discover.sh",
             "--network-interface": "lo",
             "--elastic-timeout": 60,
+            # A survivor may learn of a loss by this alone, and a new worker has as long to start.
+            "--gloo-timeout-seconds": GLOO_TIMEOUTS[self._framework],
         }
         words = [str(word) for option in options.items() for word in option]
         launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "--disable-cache"]
@@ -221,8 +232,3 @@ def run(framework: str, plan: Plan, timeout: float) -> Report:
     """Train under ``horovodrun`` with the plan's faults."""
     with tempfile.TemporaryDirectory() as folder:
         return Cluster(framework, plan, Path(folder)).run(timeout)
-
-
-def count(killed: list[str]) -> Counter[str]:
-    """Kills by moment."""
-    return Counter(killed)

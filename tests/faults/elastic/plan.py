@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,3 +53,44 @@ class Plan:
         raw["kills"] = tuple(Kill(**kill) for kill in raw["kills"])
         raw["sizes"] = {int(step): size for step, size in raw["sizes"].items()}
         return cls(**raw)
+
+
+PERIOD = 12  # steps between two kills
+
+
+def draw(seed: int, moments: Sequence[str]) -> Plan:
+    """A plan with one kill at each of the moments, of random ranks at random steps.
+
+    Four workers lose two, then two others come. Those arrive at a window's start or inside one,
+    and commits are at windows' starts or not.
+    """
+    draws = random.Random(seed)
+    commit_every = draws.choice((3, 4))
+    gates = [0]
+    for index in range(2, len(moments) + 2, 2):
+        gates.append(index * PERIOD + draws.choice((0, 2)))
+    kills = []
+    for index, moment in enumerate(moments):
+        if moment == "inside an elastic sync":
+            step, survivors = gates[(index + 1) // 2], 2
+        else:
+            steps = range(index * PERIOD + 3, (index + 1) * PERIOD)
+            step = draws.choice([step for step in steps if _fits(moment, step, commit_every)])
+            survivors = 4 - index % 2
+        kills.append(Kill(moment, step, draws.randrange(survivors)))
+    return Plan(
+        seed,
+        steps=gates[-1] + 2 * PERIOD,
+        commit_every=commit_every,
+        workers=4,
+        kills=tuple(kills),
+        sizes=dict.fromkeys(gates, 4),
+    )
+
+
+def _fits(moment: str, step: int, commit_every: int) -> bool:
+    if "commit" in moment:
+        return step % commit_every == 0
+    if "sync's allreduce" in moment:
+        return step % Plan.sync_period == 0
+    return moment != "inside a window" or step % Plan.sync_period > 0

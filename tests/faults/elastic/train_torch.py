@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-
-import slowmo_hvd.torch as hvd
 from faults.elastic.problem import batch, evaluation, learning_rate
 from faults.elastic.worker import Worker
+
+import slowmo_hvd.torch as hvd
 
 
 def tensors(value: Any) -> Iterator[Any]:

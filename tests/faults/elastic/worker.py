@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from faults.elastic.plan import Kill, Plan
 
 
@@ -27,15 +26,19 @@ class Worker:
     """
 
     def __init__(self, hvd: Any, state: Any, contents: Callable[[], Iterable[Any]]) -> None:
-        self._folder = Path(os.environ["FAULTS_FOLDER"])
-        self.plan = Plan.load(self._folder / "plan.json")
+        self._folder = _folder()
+        self.plan = self.plan_of_run()
         self._hvd, self._state, self._contents = hvd, state, contents
         self._pipe = os.open(self._folder / "events", os.O_WRONLY)
         self._hosts_changed = threading.Event()
         self._patch(state, "on_hosts_updated", before=self._hosts_changed.set)
-        self._patch(state, "check_host_updates", before=self._at("after a commit's copy"))
+        self._patch(state, "check_host_updates", before=self._saved)
         self._patch(state, "on_reset", after=self._hosts_changed.clear)
         self.tell("started")
+
+    @staticmethod
+    def plan_of_run() -> Plan:
+        return Plan.load(_folder() / "plan.json")
 
     def _patch(
         self,
@@ -74,6 +77,7 @@ class Worker:
             "pid": os.getpid(),
             "host": os.environ["HOROVOD_HOSTNAME"],
             "step": self._state.step,
+            "time": round(time.monotonic(), 2),
         }
         os.write(self._pipe, (json.dumps(common | values) + "\n").encode())
 
@@ -93,7 +97,13 @@ class Worker:
         self.committed()
 
     def committed(self) -> None:
-        self.tell("committed", rank=self._hvd.rank(), digest=self.digest())
+        """A commit has returned: the step is not lost any more."""
+        self.tell("committed")
+
+    def _saved(self) -> None:
+        """A commit has made its copy, and now asks whether hosts have changed."""
+        self.tell("saved", rank=self._hvd.rank(), digest=self.digest())
+        self.die_if_planned("after a commit's copy")
 
     def wait_for_size(self) -> None:
         """At a step of the plan with a size, commit until the workers are so many.
@@ -153,3 +163,7 @@ class Worker:
     def _die(self, kill: Kill) -> None:
         self.tell("dying", moment=kill.moment, rank=kill.rank)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _folder() -> Path:
+    return Path(os.environ["FAULTS_FOLDER"])
