@@ -6,6 +6,7 @@ names are spellings of one address, which Horovod takes for different machines.
 
 import itertools
 import json
+import math
 import os
 import select
 import signal
@@ -64,7 +65,8 @@ class Report:
 
     @property
     def loss(self) -> float:
-        return float(self.finished[0]["loss"])
+        """At the end; not a number if no worker got there."""
+        return float(self.finished[0]["loss"]) if self.finished else math.nan
 
     def lost_steps(self) -> int:
         """How many committed steps were missing where training began again, in total."""
@@ -95,7 +97,7 @@ class Report:
         if self.returncode != 0:
             found.append(f"horovodrun ended with code {self.returncode}")
         sizes = {told["size"] for told in self.finished}
-        if len(sizes) != 1 or len(self.finished) != max(sizes):
+        if sizes != {len(self.finished)}:
             found.append(f"{len(self.finished)} workers finished, of sizes {sizes}")
         if {told["step"] for told in self.finished} != {plan.steps}:
             found.append("not all steps were done")

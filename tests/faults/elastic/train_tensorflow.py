@@ -53,7 +53,7 @@ def with_tape(worker: Worker, model: keras.Model, state: Any) -> None:
             state.step += 1
             worker.after_step()
             if state.step % plan.commit_every == 0:
-                worker.commit()
+                state.commit()
         optimizer.flush()
 
     train(state)

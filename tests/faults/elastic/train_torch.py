@@ -57,7 +57,7 @@ def main() -> None:
             state.step += 1
             worker.after_step()
             if state.step % worker.plan.commit_every == 0:
-                worker.commit()
+                state.commit()
         optimizer.flush()
 
     for param in model.parameters():  # rank 0's, after the first sync

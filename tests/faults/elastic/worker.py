@@ -33,6 +33,8 @@ class Worker:
         self._hosts_changed = threading.Event()
         self._patch(state, "on_hosts_updated", before=self._hosts_changed.set)
         self._patch(state, "check_host_updates", before=self._saved)
+        # A commit that has returned to any worker is not lost any more.
+        self._patch(state, "commit", after=lambda: self.tell("committed"))
         self._patch(state, "on_reset", after=self._hosts_changed.clear)
         self.tell("started")
 
@@ -92,14 +94,6 @@ class Worker:
         """Training begins, or begins again with other workers."""
         self.tell("begun", rank=self._hvd.rank(), size=self._hvd.size(), digest=self.digest())
 
-    def commit(self) -> None:
-        self._state.commit()
-        self.committed()
-
-    def committed(self) -> None:
-        """A commit has returned: the step is not lost any more."""
-        self.tell("committed")
-
     def _saved(self) -> None:
         """A commit has made its copy, and now asks whether hosts have changed."""
         self.tell("saved", rank=self._hvd.rank(), digest=self.digest())
@@ -117,7 +111,7 @@ class Worker:
                 self.tell("waiting", size=self._hvd.size(), wanted=wanted)
                 self._hosts_changed.wait()
                 self._hosts_changed.clear()
-            self.commit()
+            self._state.commit()
 
     def before_step(self) -> None:
         """The gradients of the next step are there."""
