@@ -23,7 +23,7 @@ from faults.elastic.plan import Plan
 from launch import ROOT, background
 
 SCRIPTS = {name: f"tests/faults/elastic/train_{name}.py" for name in ("torch", "tensorflow")}
-GLOO_TIMEOUTS = {"torch": 15, "tensorflow": 30}
+GLOO_TIMEOUTS = {"torch": 30, "tensorflow": 40}
 # 127.0.0.1 as inet_aton reads it: hexadecimal, octal, decimal and shortened.
 _NAMES = [
     ".".join((*head, *middle, tail))
