@@ -23,7 +23,7 @@ from faults.elastic.plan import Plan
 from launch import ROOT, background
 
 SCRIPTS = {name: f"tests/faults/elastic/train_{name}.py" for name in ("torch", "tensorflow")}
-GLOO_TIMEOUTS = {"torch": 30, "tensorflow": 40}
+GLOO_TIMEOUT = 30
 # 127.0.0.1 as inet_aton reads it: hexadecimal, octal, decimal and shortened.
 _NAMES = [
     ".".join((*head, *middle, tail))
@@ -169,7 +169,7 @@ class Cluster:
             "--network-interface": "lo",
             "--elastic-timeout": 60,
             # A survivor may learn of a loss by this alone, and a new worker has as long to start.
-            "--gloo-timeout-seconds": GLOO_TIMEOUTS[self._framework],
+            "--gloo-timeout-seconds": GLOO_TIMEOUT,
         }
         words = [str(word) for option in options.items() for word in option]
         launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "--disable-cache"]
