@@ -29,13 +29,14 @@ def default() -> str:
 
 def sessions_for(path: Path) -> tuple[str, ...]:
     """The frameworks whose sessions run the tests at ``path``."""
-    folder = path.relative_to(TESTS).parts[:1] if path.is_relative_to(TESTS) else ()
+    parts = path.relative_to(TESTS).parts if path.is_relative_to(TESTS) else ()
+    folder = parts[:1]
     if not folder:
         return NAMES  # the whole suite, or nothing of it
     if folder == ("tensorflow",):
         return ("tensorflow",)
-    if folder == ("faults",):
-        return NAMES  # what each of these promises, both adapters keep
+    if folder == ("faults",):  # what these promise both adapters keep; some have a folder for each
+        return tuple(name for name in NAMES if name in parts) or NAMES
     if folder[0] in ("core", "build_horovod") and not installed("torch"):
         return NAMES  # they need no framework, and one session is enough
     return ("torch",)

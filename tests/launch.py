@@ -1,10 +1,11 @@
 """Start programs from a test, under horovodrun or not, and never leave one behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,14 +24,10 @@ def run(
     Standard error is merged into standard output. Horovod's variables of the run that this test
     is part of are taken out of the environment.
     """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
-    clean["PYTHONPATH"] = str(ROOT)
-    # horovodrun imports TensorFlow to see what it is built with, and that has much to say.
-    clean.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env=clean | (env or {}),
+        env=_environment(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -50,6 +47,30 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
+@contextlib.contextmanager
+def background(
+    command: Sequence[str], *, log: Path, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command as `run` does, its output going to a file; kill what is left at the end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=_environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _running.add(process.pid)
+    try:
+        yield process
+    finally:
+        _kill(process.pid)
+        process.wait()
+        _running.discard(process.pid)
+
+
 def horovodrun(
     ranks: int,
     *command: str,
@@ -67,6 +88,14 @@ def kill_all() -> None:
     """End every program that is still running."""
     for group in list(_running):
         _kill(group)
+
+
+def _environment(changes: dict[str, str] | None) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
+    clean["PYTHONPATH"] = str(ROOT)
+    # horovodrun imports TensorFlow to see what it is built with, and that has much to say.
+    clean.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return clean | (changes or {})
 
 
 def _kill(group: int) -> None:

@@ -1,17 +1,23 @@
 """Horovod's elastic training: state that survives the loss and the arrival of workers.
 
-`run` is Horovod's own. Its states are replaced: on Keras 3 ``TensorFlowKerasState`` fails where it
+`run` and the states are replaced. Horovod's ``run`` does not survive a loss in the middle of
+``sync``, and takes an UnknownError of TensorFlow's that is not Horovod's for the end of the
+training. Of its states, on Keras 3 ``TensorFlowKerasState`` fails where it
 asks the optimizer for its variables, and ``TensorFlowState`` broadcasts when it is made, which a
 worker that arrives later does alone, and never in ``sync``.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import horovod.tensorflow as hvd
+import horovod.tensorflow.elastic as horovod_elastic
 import numpy as np
-from horovod.common.elastic import ObjectState
-from horovod.tensorflow.elastic import run as run
+import tensorflow as tf
+from horovod.common.elastic import ObjectState, run_fn
+from horovod.common.exceptions import HorovodInternalError
 
 from slowmo_hvd.tensorflow.functions import (
     broadcast_values,
@@ -21,6 +27,35 @@ from slowmo_hvd.tensorflow.functions import (
 from slowmo_hvd.tensorflow.slow_model import native
 
 __all__ = ["TensorFlowKerasState", "TensorFlowState", "run"]
+
+_COLLECTIVES = ("HorovodAllreduce", "HorovodAllgather", "HorovodBroadcast")
+
+
+def run(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the training function, whose first argument is the elastic state.
+
+    In the place of ``horovod.tensorflow.elastic.run``. The function is called again, with the state
+    as last committed, after the loss of a worker, and with everyone's state after an arrival.
+    """
+
+    @functools.wraps(func)
+    def recoverable(state: Any, *args: Any, **kwargs: Any) -> Any:
+        with _lost_workers_recoverable():
+            return func(state, *args, **kwargs)
+
+    wrapped: Callable[..., Any] = run_fn(recoverable, horovod_elastic._reset)
+    return wrapped
+
+
+@contextlib.contextmanager
+def _lost_workers_recoverable() -> Iterator[None]:
+    """Raise what TensorFlow makes of a failed collective as what Horovod recovers from."""
+    try:
+        yield
+    except tf.errors.UnknownError as error:
+        if any(name in error.message for name in _COLLECTIVES):
+            raise HorovodInternalError(error) from error
+        raise
 
 
 class _VariablesState(ObjectState):  # type: ignore[misc]
@@ -52,9 +87,10 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
 
     def sync(self) -> None:
         """Give every rank rank 0's variables and objects, and save them. A collective."""
-        self._broadcast()
-        self._save_variables()
-        super().sync()
+        with _lost_workers_recoverable():
+            self._broadcast()
+            self._save_variables()
+            super().sync()
 
     def _save_variables(self) -> None:
         # numpy() of a variable on the CPU may be its own memory, which the next step overwrites.

@@ -241,6 +241,36 @@ def test_run_restores_and_goes_on_after_a_failure(
         assert held(model) == held(whole)
 
 
+@pytest.mark.ranks(1)
+def test_run_recovers_from_a_worker_lost_inside_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horovod_elastic, "_reset", lambda: None)
+    state = elastic.KerasState(model_with(slowmo()), step=0)
+    broadcast, tries = state._broadcast, []
+
+    def fail_once() -> None:
+        tries.append(state.step)
+        if len(tries) == 1:
+            raise tf.errors.UnknownError(None, None, "{{node HorovodBroadcast}} shut down")
+        broadcast()
+
+    monkeypatch.setattr(state, "_broadcast", fail_once)
+    assert elastic.run(lambda state: "trained")(state) == "trained"
+    assert tries == [0, 0]
+
+
+@pytest.mark.ranks(1)
+def test_run_raises_an_unknown_error_that_is_not_horovods() -> None:
+    """Horovod's own takes it for the end of the training."""
+    state = elastic.KerasState(model_with(plain()))
+
+    @elastic.run
+    def run(state: Any) -> None:
+        raise tf.errors.UnknownError(None, None, "the disk is full")
+
+    with pytest.raises(tf.errors.UnknownError, match="the disk is full"):
+        run(state)
+
+
 # ---- callbacks -------------------------------------------------------------------------------
 
 
