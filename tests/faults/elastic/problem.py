@@ -7,7 +7,7 @@ BATCH, INPUTS = 32, 8
 
 def _target(x: np.ndarray) -> np.ndarray:
     weights = np.linspace(-1, 1, INPUTS, dtype="float32")
-    return (np.sin(x @ weights) + 0.5 * x[:, 0])[:, None]
+    return np.tanh(x @ weights)[:, None]
 
 
 def batch(seed: int, step: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,4 +25,4 @@ def evaluation() -> tuple[np.ndarray, np.ndarray]:
 
 def learning_rate(step: int, steps: int) -> float:
     """A linear decay to a tenth."""
-    return 0.05 * (1 - 0.9 * step / steps)
+    return 0.1 * (1 - 0.9 * step / steps)
