@@ -109,6 +109,33 @@ def test_that_fails_on_rank_1():
 
 
 @pytest.mark.limit(130)
+def test_a_failure_on_one_rank_ends_what_another_has_started(tmp_path: Path) -> None:
+    code, output, mark = nested(
+        tmp_path,
+        f"""
+import pathlib
+
+import horovod.torch as hvd
+import launch
+import pytest
+
+@pytest.mark.ranks(2)
+def test_that_fails_on_rank_0():
+    started = pathlib.Path(__file__).with_name("started")
+    if hvd.rank() == 1:
+        code = f"open({{str(started)!r}}, 'w'); import time; time.sleep(300)"
+        launch.run([{sys.executable!r}, "-c", code], timeout=200)
+    while not started.exists():
+        pass
+    assert False, "as it must"
+""",
+    )
+    assert code != 0
+    assert "as it must" in output
+    assert nothing_is_left(mark), left_over(mark)
+
+
+@pytest.mark.limit(130)
 def test_shared_tests_run_on_all_ranks_and_others_once_and_children_end(tmp_path: Path) -> None:
     code, output, mark = nested(
         tmp_path,
