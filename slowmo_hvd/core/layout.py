@@ -4,16 +4,24 @@ Frameworks load moments of another shape, or none, without a word, and fail or g
 step. So the form is saved beside the slow state, as builtins, and compared before loading.
 """
 
+import json
 import math
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def layout_text(value: Any) -> str:
+    """`layout_of`, as JSON: were it saved as a dict, pickle would keep one string for a key in it
+    and in the state, so that one damaged byte changed both alike.
+    """
+    return json.dumps(layout_of(value))
+
+
 def layout_of(value: Any) -> Any:
     """The form of a nested state: containers as they are, "float32[3, 4]" or "int" for a leaf."""
     if isinstance(value, Mapping):
-        return {key: layout_of(item) for key, item in value.items()}
+        return {repr(key): layout_of(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [layout_of(item) for item in value]
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -31,6 +39,17 @@ def _form(tensor: Any) -> str:
     return f"{form} without values" if getattr(tensor, "is_meta", False) else form
 
 
+def text_difference(saved: Any, found: str) -> str | None:
+    """Where what two `layout_text` describe first differs, and how; None where it does not."""
+    if saved == found:
+        return None
+    try:
+        layout = json.loads(saved)
+    except (TypeError, ValueError, RecursionError):
+        return "the layout of the inner state is unreadable"
+    return difference(layout, json.loads(found), "the inner state") or "the inner state differs"
+
+
 def difference(saved: Any, found: Any, where: str) -> str | None:
     """Where two layouts first differ, and how; None where they do not."""
     if type(saved) is not type(found) or isinstance(saved, str):
@@ -40,12 +59,10 @@ def difference(saved: Any, found: Any, where: str) -> str | None:
         if len(saved) != len(found):
             return f"{where} has {len(found)} entries and {len(saved)} were saved"
         pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(saved, found, strict=True))]
-    elif isinstance(saved, dict):
-        if _keys(saved) != _keys(found):
-            return f"{where} has the keys {_keys(found)} and {_keys(saved)} were saved"
-        pairs = [(f"{where}[{key!r}]", saved[key], found[key]) for key in saved]
     else:
-        return f"the layout of {where} is {saved!r}"
+        if set(saved) != set(found):
+            return f"{where} has the keys {sorted(found)} and {sorted(saved)} were saved"
+        pairs = [(f"{where}[{key}]", saved[key], found[key]) for key in saved]
     return next(filter(None, (difference(a, b, name) for name, a, b in pairs)), None)
 
 
@@ -93,10 +110,6 @@ def _is_finite(number: Any) -> bool:
         return math.isfinite(float(number))
     except OverflowError:  # an int beyond all floats
         return False
-
-
-def _keys(layout: Mapping[Any, Any]) -> list[str]:
-    return sorted(map(repr, layout))
 
 
 def _brief(layout: Any) -> str:

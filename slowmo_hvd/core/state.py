@@ -8,7 +8,7 @@
      "momentum": {0: tensor, 1: ...},                 u_t likewise, or {} where β = 0
      "inner":    {"optimizer": "Adam",                the inner optimizer's class
                   "params":    [[3, 4], ...],         the parameters' shapes
-                  "layout":    ...}}                  the form of its state, `layout_of`
+                  "layout":    "..."}}                the form of its state, `layout_text`
 
 The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
 tells it of their values.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.layout import difference, layout_of
+from slowmo_hvd.core.layout import layout_text, text_difference
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 
 STATE_VERSION = 1
@@ -58,7 +58,7 @@ def pack_inner(optimizer: str, shapes: Sequence[tuple[int, ...]], state: Any) ->
         shapes: the shape of each of its parameters, in group order.
         state: its own state, as it is saved.
     """
-    return {"optimizer": optimizer, "params": list(map(list, shapes)), "layout": layout_of(state)}
+    return {"optimizer": optimizer, "params": list(map(list, shapes)), "layout": layout_text(state)}
 
 
 def check_state(
@@ -181,7 +181,7 @@ def _check_inner(saved: Any, inner: Mapping[str, Any]) -> None:
     )
     for index, (theirs, ours) in enumerate(zip(shapes, inner["params"], strict=True)):
         _require(theirs == ours, f"parameter {index} has shape {ours}, and {theirs} was saved")
-    wrong = difference(saved["layout"], inner["layout"], "the inner state")
+    wrong = text_difference(saved["layout"], inner["layout"])
     _require(wrong is None, f"{wrong}; take another checkpoint, this one is damaged")
 
 
