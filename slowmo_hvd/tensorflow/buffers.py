@@ -57,12 +57,13 @@ class Buffers:
         self.strategy = strategy
         self._leaf = leaf
         self._buffers = _buffers(leaf)
+        self.restarted_at: Any = None  #: its count of steps at the last reset, a variable
         if strategy == "reset":
             self._fresh = _fresh_values(leaf)
-            self._restarted_at = native(
+            self.restarted_at = native(
                 add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
             )
-            _count_from(leaf, self._restarted_at)
+            _count_from(leaf, self.restarted_at)
 
     @property
     def layout(self) -> list[Any]:
@@ -82,7 +83,7 @@ class Buffers:
         """
         for buffer, value in zip(self._buffers, self._fresh, strict=True):
             buffer.assign(tf.fill(buffer.shape, tf.constant(value, buffer.dtype)))
-        self._restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
+        self.restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
 
     def flats(self) -> list[Any]:
         """The buffers' values, flat, one tensor a dtype, for `set_flats` to take back."""
