@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 JUNK: list[Any] = [
@@ -50,6 +50,7 @@ def many(states: int) -> settings:
     return settings(
         max_examples=states // 10,
         derandomize=True,
+        phases=[Phase.generate],  # ten states at once do not shrink to one
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from slowmo_hvd.core.layout import group_difference
 from slowmo_hvd.core.state import refusal
@@ -64,6 +65,23 @@ def load_inner(inner: torch.optim.Optimizer, state_dict: dict[str, Any], *, ours
     wrong = group_difference(before, inner.param_groups)
     if wrong is not None:
         raise refusal(wrong)
+    if ours and type(inner).load_state_dict is torch.optim.Optimizer.load_state_dict:
+        _uncast_scalars(inner, state_dict["state"])
+
+
+def _uncast_scalars(inner: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> None:
+    """Put scalars back in the dtype that they were saved in.
+
+    torch casts all but "step" to the parameter's dtype, though the optimizers make them float32:
+    NAdam's product of momenta would be rounded to bfloat16 by each resuming.
+    """
+    params = [param for group in inner.param_groups for param in group["params"]]
+    for number, param in enumerate(params):
+        for key, value in saved.get(number, {}).items():
+            if isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point():
+                loaded = inner.state[param][key]
+                if isinstance(loaded, Tensor) and loaded.dtype != value.dtype:
+                    inner.state[param][key] = value.to(loaded.device, copy=True)
 
 
 def _misnumbered(state_dict: dict[str, Any], *, in_order: bool) -> str | None:
