@@ -81,7 +81,7 @@ def load(name: str, store: dict[str, Any]) -> bool:
     return True
 
 
-@many(500)
+@many(1000)
 @given(SEEDS)
 def load_damaged(seeds: list[int]) -> None:
     for seed in seeds:
@@ -94,7 +94,7 @@ def test_every_damaged_store_loads_wholly_or_changes_nothing() -> None:
     load_damaged()
     for name, count in COUNTS.items():
         assert count.refused > count.loaded > 0, (name, count)
-    assert sum(count.all for count in COUNTS.values()) >= 500
+    assert sum(count.all for count in COUNTS.values()) >= 1000
 
 
 def test_a_later_version_is_refused_before_its_entries_are_read() -> None:
@@ -137,6 +137,8 @@ def test_a_model_file_cut_off_or_with_a_bit_flipped_loads_wholly_or_is_an_error(
     model.compile(optimizer=hvd.DistributedOptimizer(INNER["SGD"]()), loss="mse")
     train(model, model.optimizer, range(2), graph=False)
     model.save(tmp_path / "whole.keras")
+    resumed = keras.saving.load_model(tmp_path / "whole.keras", safe_mode=True)
+    assert same(weights(resumed.optimizer.variables), weights(model.optimizer.variables))
     whole = (tmp_path / "whole.keras").read_bytes()
     random, count = Random(0), Count()
     for index in range(60):
@@ -154,9 +156,8 @@ def test_a_model_file_cut_off_or_with_a_bit_flipped_loads_wholly_or_is_an_error(
             count.add(loaded=False)
             continue
         count.add(loaded=True)
-        assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
-    assert count.refused > 0, count
-    assert count.loaded > 0, count
+        assert same(weights(loaded.optimizer.variables), weights(model.optimizer.variables))
+    assert count.refused > 0, count  # the archive has checksums, so nearly all are found
 
 
 def test_an_optimizer_that_is_not_built_says_that_it_leaves_the_saved_one_out(
