@@ -29,14 +29,14 @@ def test_every_optimizer_strategy_and_position_resumes_bit_for_bit_in_new_proces
 
 
 @pytest.mark.limit(240)
-@pytest.mark.parametrize("order", ["broadcast, wrap", "wrap, broadcast"])
-def test_saved_by_two_ranks_and_resumed_by_any_number(order: str, tmp_path: Path) -> None:
-    """By hand: x = 1 and u = 1 after a window of lr 1 in which gradients averaged to 1/2.
+def test_saved_by_two_ranks_and_resumed_by_any_number_in_both_orders(tmp_path: Path) -> None:
+    """Broadcast before wrapping, or after.
 
+    By hand: x = 1 and u = 1 after a window of lr 1 in which gradients averaged to 1/2.
     Then each worker takes two steps with gradient 0: x = 1 - 1/2 u = 1/2, on however many ranks.
     """
-    run(2, "resume_on_others.py", "save", str(tmp_path), order)
+    run(2, "resume_on_others.py", "save", str(tmp_path))
     for ranks in (1, 3, 4):
-        run(ranks, "resume_on_others.py", "resume", str(tmp_path), order)
+        run(ranks, "resume_on_others.py", "resume", str(tmp_path))
         reports = [json.loads((tmp_path / f"{ranks}.{rank}").read_text()) for rank in range(ranks)]
-        assert reports == [{"loaded": [1.0, 1.0, 1.0], "in the end": 0.5}] * ranks
+        assert reports == [[{"loaded": [1.0, 1.0, 1.0], "in the end": 0.5}] * 2] * ranks
