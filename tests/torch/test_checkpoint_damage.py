@@ -88,7 +88,8 @@ def load(name: str, state: Any) -> bool:
         return False
     if "slowmo" in kept:
         assert alike(optimizer.state_dict(), kept)
-    subject.train(3)  # over a sync
+        subject.train(3)  # over a sync
+    # Without it, as in a bare optimizer's checkpoint, nothing says what form the moments had.
     subject.again()
     return True
 
