@@ -7,6 +7,7 @@ FlushCallback comes before validation, so that all workers validate, and save, o
 """
 
 import argparse
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ parser.add_argument("--lr", type=float, default=0.05)
 parser.add_argument("--sync-period", type=int, default=12, help="τ")
 parser.add_argument("--slow-momentum", type=float, default=0.5, help="β")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--save", help="where rank 0 saves the model, such as digits.keras")
+parser.add_argument("--save", type=Path, help="where rank 0 saves the model, such as digits.keras")
 
 
 def load_data():
@@ -96,7 +97,9 @@ def main():
         stats = optimizer.sync_stats
         print(f"{stats.syncs} syncs, {stats.bytes / 1e6:.2f} MB handed to allreduce")
         if args.save:
-            model.save(args.save)
+            unfinished = args.save.with_suffix(".unfinished.keras")
+            model.save(unfinished)
+            unfinished.replace(args.save)  # whoever kills us, this name has a whole model
 
 
 if __name__ == "__main__":

@@ -5,21 +5,28 @@
      "step":     int, "window": int, "position": int, the Schedule's counters
      "lr_total": [float], "lr_steps": [int],          one MeanLearningRate per parameter group
      "anchor":   {0: tensor, 1: ...},                 x_{t,0} by the parameter's position, or {}
-     "momentum": {0: tensor, 1: ...}}                 u_t likewise, or {} where β = 0
+     "momentum": {0: tensor, 1: ...},                 u_t likewise, or {} where β = 0
+     "inner":    {"optimizer": "Adam",                the inner optimizer's class
+                  "params":    [[3, 4], ...],         the parameters' shapes
+                  "layout":    "..."}}                the form of its state, `layout_text`
 
-The tensors are the framework's own; of them this module asks for ``shape`` alone.
+The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
+tells it of their values.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.layout import layout_text, text_difference
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 
 STATE_VERSION = 1
 _COUNTERS = ("step", "window", "position")
-_KEYS = {"version", "config", *_COUNTERS, "lr_total", "lr_steps", "anchor", "momentum"}
+_KEYS = {"version", "config", *_COUNTERS, "lr_total", "lr_steps", "anchor", "momentum", "inner"}
+# The ranks compare their counters in float64, which holds every whole number below this.
+_COUNTS_END = 2**53
 
 
 def pack_state(
@@ -28,6 +35,7 @@ def pack_state(
     rates: Sequence[MeanLearningRate],
     anchor: Mapping[int, Any],
     momentum: Mapping[int, Any],
+    inner: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The slow state of one optimizer, as described above."""
     return {
@@ -38,11 +46,28 @@ def pack_state(
         "lr_steps": [rate.steps for rate in rates],
         "anchor": dict(anchor),
         "momentum": dict(momentum),
+        "inner": dict(inner),
     }
 
 
+def pack_inner(optimizer: str, shapes: Sequence[tuple[int, ...]], state: Any) -> dict[str, Any]:
+    """What the slow state says of the inner optimizer.
+
+    Args:
+        optimizer: the name of its class.
+        shapes: the shape of each of its parameters, in group order.
+        state: its own state, as it is saved.
+    """
+    return {"optimizer": optimizer, "params": list(map(list, shapes)), "layout": layout_text(state)}
+
+
 def check_state(
-    state: Any, config: SlowMoConfig, groups: int, shapes: Sequence[tuple[int, ...]]
+    state: Any,
+    config: SlowMoConfig,
+    groups: int,
+    shapes: Sequence[tuple[int, ...]],
+    inner: Mapping[str, Any],
+    fault: Callable[[int, Any], str | None],
 ) -> None:
     """Raise ValueError, and say what is wrong, unless ``state`` can be loaded as a whole.
 
@@ -51,25 +76,29 @@ def check_state(
         config: the configuration of the optimizer that would load it.
         groups: the number of its parameter groups.
         shapes: the shape of each of its parameters, in group order.
+        inner: `pack_inner` of that optimizer and of the inner state that came with ``state``.
+        fault: what is wrong with the tensor saved for the parameter at a position, such as
+            "is not finite", or None.
     """
     _require(isinstance(state, Mapping), f"it is a {type(state).__name__}, not a dict")
     version = state.get("version")
     _require(
-        version == STATE_VERSION,
+        type(version) is int and version == STATE_VERSION,
         f"its version is {version!r} and this release reads {STATE_VERSION}"
         + ("; upgrade slowmo_hvd" if isinstance(version, int) and version > STATE_VERSION else ""),
     )
     _require(set(state) == _KEYS, f"its keys are {sorted(map(str, state))}, not {sorted(_KEYS)}")
     _check_config(state["config"], config)
     for name in _COUNTERS:
-        _require(_is_count(state[name]), f"{name} is {state[name]!r}, not an int >= 0")
+        _require(_is_count(state[name]), f"{name} is {state[name]!r}, not an int >= 0 and < 2**53")
     for name in ("position", "window"):
         _require(
             state[name] <= state["step"], f"{name} is {state[name]} after {state['step']} steps"
         )
     _check_rates(state["lr_total"], state["lr_steps"], groups, state["step"])
-    _check_tensors("anchor", state["anchor"], shapes)
-    _check_tensors("momentum", state["momentum"], shapes)
+    _check_inner(state["inner"], inner)
+    _check_tensors("anchor", state["anchor"], shapes, fault)
+    _check_tensors("momentum", state["momentum"], shapes, fault)
     _require(
         not state["momentum"] or bool(state["anchor"]),
         "it has a momentum but no anchor to apply it to",
@@ -94,13 +123,18 @@ def unpack_counters(state: Mapping[str, Any], schedule: Schedule) -> list[MeanLe
     ]
 
 
+def refusal(why: str) -> ValueError:
+    """The error for a state that cannot be loaded."""
+    return ValueError(f"cannot load this SlowMo state: {why}")
+
+
 def _require(condition: bool, why: str) -> None:
     if not condition:
-        raise ValueError(f"cannot load this SlowMo state: {why}")
+        raise refusal(why)
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _COUNTS_END
 
 
 def _check_config(saved: Any, config: SlowMoConfig) -> None:
@@ -131,7 +165,32 @@ def _check_rates(totals: Any, steps: Any, groups: int, taken: int) -> None:
         _require(count > 0 or total == 0, f"lr_steps holds 0 beside a total of {total}")
 
 
-def _check_tensors(name: str, tensors: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+def _check_inner(saved: Any, inner: Mapping[str, Any]) -> None:
+    _require(isinstance(saved, dict), f"inner is a {type(saved).__name__}, not a dict")
+    _require(set(saved) == set(inner), f"inner has the keys {sorted(map(str, saved))}")
+    _require(
+        saved["optimizer"] == inner["optimizer"],
+        f"it was saved with {saved['optimizer']!r} as the inner optimizer and this one is "
+        f"{inner['optimizer']!r}; build the optimizer around that, or load the checkpoint without "
+        'its "slowmo" entry to begin with a fresh slow state',
+    )
+    shapes = saved["params"]
+    _require(
+        isinstance(shapes, list) and len(shapes) == len(inner["params"]),
+        f"it is not of {len(inner['params'])} parameters, which this optimizer has",
+    )
+    for index, (theirs, ours) in enumerate(zip(shapes, inner["params"], strict=True)):
+        _require(theirs == ours, f"parameter {index} has shape {ours}, and {theirs} was saved")
+    wrong = text_difference(saved["layout"], inner["layout"])
+    _require(wrong is None, f"{wrong}; take another checkpoint, this one is damaged")
+
+
+def _check_tensors(
+    name: str,
+    tensors: Any,
+    shapes: Sequence[tuple[int, ...]],
+    fault: Callable[[int, Any], str | None],
+) -> None:
     _require(isinstance(tensors, Mapping), f"{name} is a {type(tensors).__name__}, not a dict")
     if not tensors:
         return
@@ -146,3 +205,5 @@ def _check_tensors(name: str, tensors: Any, shapes: Sequence[tuple[int, ...]]) -
             f"{name}[{index}] has shape {None if found is None else tuple(found)} and the "
             f"parameter has {tuple(shape)}",
         )
+        wrong = fault(index, tensors[index])
+        _require(wrong is None, f"{name}[{index}] {wrong}")

@@ -54,10 +54,11 @@ class Buffers:
         self._leaf = leaf
         self._buffers = _buffers(leaf)
         self._fresh = _fresh_values(leaf)
-        self._restarted_at = native(
+        #: Its count of steps at the last reset.
+        self.restarted_at = native(
             add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
         )
-        _count_from(leaf, self._restarted_at)
+        _count_from(leaf, self.restarted_at)
 
     @property
     def layout(self) -> list[Any]:
@@ -77,7 +78,7 @@ class Buffers:
         """
         for buffer, value in zip(self._buffers, self._fresh, strict=True):
             buffer.assign(tf.broadcast_to(value, buffer.shape))
-        self._restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
+        self.restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
 
     def forget(self) -> None:
         """`reset`, and also leave what else remembers weights that are not finite behind."""

@@ -1,5 +1,6 @@
 """DistributedOptimizer: τ local steps of any Keras optimizer, one allreduce, one slow step."""
 
+import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ from slowmo_hvd.core.arguments import (
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.tensorflow import saved_state
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
     check_inner,
@@ -36,6 +38,7 @@ from slowmo_hvd.tensorflow.context import (
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
 
+_logger = logging.getLogger("slowmo_hvd")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 # AutoGraph rewrites what a tf.function of the user's calls, and would rewrite this package too.
 _as_written: Callable[[_Method], _Method] = tf.autograph.experimental.do_not_convert
@@ -370,23 +373,33 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def save_own_variables(self, store: Any) -> None:
         """The slow state and the counters; Keras saves the inner optimizer by itself."""
-        for index, variable in enumerate(self._variables):
-            store[str(index)] = variable.numpy()
+        if self.built:
+            for name, value in saved_state.to_arrays(self._outer, self.inner_optimizer).items():
+                store[name] = value
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` stored, wholly or, with a warning, not at all."""
-        saved = [store[str(index)] for index in range(len(store.keys()))]
-        shapes = [tuple(variable.shape) for variable in self._variables]
-        if [tuple(value.shape) for value in saved] != shapes:
-            warnings.warn(
-                "the saved optimizer has no slow state that fits this one, which begins afresh; "
-                "slowmo_hvd.tensorflow.keras.load_model loads a model that was saved with a bare "
-                "optimizer",
-                stacklevel=2,
-            )
-            return
-        for variable, value in zip(self._variables, saved, strict=True):
-            variable.assign(value)
+        """Load what `save_own_variables` stored, wholly or, on any error, not at all.
+
+        What a bare optimizer stored begins the slow state afresh, and one info line says so. Keras
+        loads the layers before and the inner optimizer after this, each by itself.
+
+        Raises:
+            ValueError: the state does not fit this optimizer; nothing of this optimizer's own
+                has changed. Keras' load_model and load_weights raise it in the end.
+        """
+        names = list(store.keys())
+        if not self.built:
+            if names:
+                warnings.warn(
+                    "the saved optimizer is left out, since this one is not built: call "
+                    "optimizer.build(model.trainable_variables) before loading to go on with it",
+                    stacklevel=2,
+                )
+        elif all(name.isdecimal() for name in names):  # as every optimizer of Keras' own has it
+            _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
+            self._outer.begin_afresh()
+        else:
+            saved_state.load(self._outer, self.inner_optimizer, store)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set all of `variables`, in their order.

@@ -35,7 +35,7 @@ from slowmo_hvd.tensorflow.exchange import (
     sum_now,
 )
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
-from slowmo_hvd.tensorflow.slow_model import SlowModel, native
+from slowmo_hvd.tensorflow.slow_model import Slot, SlowModel, native
 from slowmo_hvd.tensorflow.statistics import average_statistics
 
 _KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
@@ -112,6 +112,40 @@ class OuterLoop:
         ]
         self._sync = tf.function(self._synchronise, autograph=False)
         self.built = True
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Every variable's slow state."""
+        return self._slow.slots
+
+    def named_variables(self) -> dict[str, Any]:
+        """All that is saved, by names that do not hang on those of the model's layers."""
+        named = {
+            "step": self._step,
+            "window": self._window,
+            "position": self._position,
+            "statistics_at": self._statistics_at,
+            "lr_total": self._lr_total,
+            "lr_steps": self._lr_steps,
+        }
+        if self._attempt is not None:
+            named["attempt"] = self._attempt
+        for index, slot in enumerate(self._slow.slots):
+            named[f"anchor.{index}"] = slot.anchor
+            if slot.momentum is not None:
+                named[f"momentum.{index}"] = slot.momentum
+        for index, buffers in enumerate(self._buffers):
+            named[f"restarted_at.{index}"] = buffers.restarted_at
+        return named
+
+    def begin_afresh(self) -> None:
+        """As if no step had been taken, from the weights as they are now."""
+        if int(self._step) == 0:
+            return
+        for variable in self.named_variables().values():
+            variable.assign(tf.zeros_like(variable))
+        self._slow.anchor_here()
+        self._agreed = False
 
     def learning_rates(self) -> Any:
         """γ of each group now, before its optimizer steps on; a float64 tensor."""

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import horovod.torch as hvd
@@ -20,10 +20,12 @@ from slowmo_hvd.core.arguments import (
 )
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.state import refusal
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch import gradients
 from slowmo_hvd.torch.arguments import check_inner, check_names
 from slowmo_hvd.torch.callers import is_initialising_state
+from slowmo_hvd.torch.inner_state import load_inner, unchanged_on_error
 from slowmo_hvd.torch.outer_loop import OuterLoop
 
 _logger = logging.getLogger("slowmo_hvd")
@@ -297,7 +299,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state: dict[str, Any] = dict(self._inner.state_dict())
-        state["slowmo"] = self._outer.state()
+        state["slowmo"] = self._outer.state(state)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, state)
             if changed is not None:
@@ -316,24 +318,20 @@ class DistributedOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: the state does not fit this optimizer; nothing has changed.
         """
-        state_dict = dict(state_dict)
+        state_dict = _as_dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = pre_hook(self, state_dict)
             if changed is not None:
-                state_dict = dict(changed)
+                state_dict = _as_dict(changed)
         fresh = "slowmo" not in state_dict
         saved = state_dict.pop("slowmo", None)
         if not fresh:
-            self._outer.check(saved)
-        before = self._inner.state, self._inner.param_groups
-        try:
-            self._inner.load_state_dict(state_dict)
-        except BaseException:
-            self._inner.state, self._inner.param_groups = before
-            raise
+            self._outer.check(saved, state_dict)
+        with unchanged_on_error(self._inner):
+            load_inner(self._inner, state_dict, ours=not fresh)
+            self._outer.load(saved)
         if fresh:
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
-        self._outer.load(saved)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
@@ -348,3 +346,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._make_hooks()
+
+
+def _as_dict(state_dict: Any) -> dict[str, Any]:
+    if not isinstance(state_dict, Mapping):
+        raise refusal(f"it is a {type(state_dict).__name__}, not what state_dict() returned")
+    return dict(state_dict)

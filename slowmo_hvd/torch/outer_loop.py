@@ -23,12 +23,12 @@ from slowmo_hvd.core.names import agreed_serial, claim
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, outer_step
 from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
-from slowmo_hvd.core.state import check_state, pack_state, unpack_counters
+from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
 from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
 from slowmo_hvd.torch.callers import stack_level_of_user
 from slowmo_hvd.torch.exchange import gather_figures, stall_watch, sum_
-from slowmo_hvd.torch.slow_model import SlowModel, real
+from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
 # A compiled training step leaves the graph here: collectives and clocks cannot be traced.
@@ -288,8 +288,12 @@ class OuterLoop:
         )
 
     @torch.no_grad()
-    def state(self) -> dict[str, Any]:
-        """The slow state, as `slowmo_hvd.core.state` describes it; the tensors are live."""
+    def state(self, inner: Any) -> dict[str, Any]:
+        """The slow state, as `slowmo_hvd.core.state` describes it; the tensors are live.
+
+        Args:
+            inner: the inner optimizer's state_dict, to save the form of it.
+        """
         slow, rates = self._slow, self._rates
         if slow is not None and len(slow.params()) != sum(map(len, self._groups())):
             slow, rates = self._extended()  # a new group's parameters have not had a step yet
@@ -299,23 +303,35 @@ class OuterLoop:
             rates,
             anchor=slow.anchors() if slow else {},
             momentum=slow.momenta() if slow else {},
+            inner=self._of_inner(inner),
         )
 
-    def check(self, saved: Any) -> None:
-        """Raise ValueError unless ``saved`` can be loaded as a whole."""
-        shapes = [tuple(real(param).shape) for group in self._groups() for param in group]
-        check_state(saved, self.config, len(self._inner.param_groups), shapes)
+    def check(self, saved: Any, inner: Any) -> None:
+        """Raise ValueError unless ``saved`` and the inner state with it can be loaded wholly."""
+        params = [real(param) for group in self._groups() for param in group]
+
+        def fault(position: int, tensor: Any) -> str | None:
+            return _fault(tensor, slow_dtype(params[position].dtype))
+
+        shapes = [tuple(param.shape) for param in params]
+        groups = len(self._inner.param_groups)
+        check_state(saved, self.config, groups, shapes, self._of_inner(inner), fault)
+
+    def _of_inner(self, state: Any) -> dict[str, Any]:
+        shapes = [tuple(param.shape) for group in self._groups() for param in group]
+        return pack_inner(type(self._inner).__name__, shapes, state)
 
     @torch.no_grad()
     def load(self, saved: Any) -> None:
         """Take a checked slow state over, or begin afresh if it is None."""
+        slow = None
+        if saved is not None and saved["anchor"]:  # first all that can fail, for want of memory
+            slow = SlowModel(self._groups(), with_momentum=self.config.slow_momentum > 0)
+            slow.load(saved["anchor"], saved["momentum"])
         self._begin_afresh()
-        if saved is None:
-            return
-        self._rates = unpack_counters(saved, self._schedule)
-        if saved["anchor"]:
-            self._slow = SlowModel(self._groups(), with_momentum=self.config.slow_momentum > 0)
-            self._slow.load(saved["anchor"], saved["momentum"])
+        if saved is not None:
+            self._rates = unpack_counters(saved, self._schedule)
+            self._slow = slow
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
@@ -332,3 +348,12 @@ class OuterLoop:
         if self.process_set is None:
             self.process_set = hvd.global_process_set
         self._begin_unshared()
+
+
+def _fault(tensor: Any, dtype: torch.dtype) -> str | None:
+    """What is wrong with a saved anchor or momentum that is to be of this dtype."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        return f"is no dense tensor with values but a {type(tensor).__name__}"
+    if tensor.dtype != dtype:
+        return f"is {tensor.dtype} and this optimizer keeps {dtype}"
+    return None if bool(torch.isfinite(tensor).all()) else "is not finite"

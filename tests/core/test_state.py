@@ -12,10 +12,17 @@ import pytest
 
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
-from slowmo_hvd.core.state import STATE_VERSION, check_state, pack_state, unpack_counters
+from slowmo_hvd.core.state import (
+    STATE_VERSION,
+    check_state,
+    pack_inner,
+    pack_state,
+    unpack_counters,
+)
 
 CONFIG = SlowMoConfig(sync_period=4, slow_momentum=0.5, slow_lr=0.75, warmup_steps=2)
 SHAPES = [(3,), (2, 2)]
+INNER = pack_inner("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(3)}}, "lr": 0.5})
 
 
 def tensors() -> dict[int, Any]:
@@ -27,11 +34,15 @@ def state(config: SlowMoConfig = CONFIG, **changes: Any) -> dict[str, Any]:
     schedule = Schedule(config.sync_period, config.warmup_steps, step=17, window=3, position=3)
     rates = [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
     momentum = tensors() if config.slow_momentum > 0 else {}
-    return pack_state(config, schedule, rates, tensors(), momentum) | changes
+    return pack_state(config, schedule, rates, tensors(), momentum, INNER) | changes
+
+
+def fault(position: int, tensor: Any) -> str | None:
+    return None if np.isfinite(tensor).all() else "is not finite"
 
 
 def check(saved: Any, config: SlowMoConfig = CONFIG) -> None:
-    check_state(saved, config, groups=2, shapes=SHAPES)
+    check_state(saved, config, groups=2, shapes=SHAPES, inner=INNER, fault=fault)
 
 
 def complaint(saved: Any, config: SlowMoConfig = CONFIG) -> str:
@@ -50,13 +61,13 @@ def test_a_state_is_good_and_gives_back_every_counter() -> None:
     rates = unpack_counters(saved, schedule)
     assert schedule == Schedule(4, 2, step=17, window=3, position=3)
     assert rates == [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
-    again = pack_state(CONFIG, schedule, rates, saved["anchor"], saved["momentum"])
+    again = pack_state(CONFIG, schedule, rates, saved["anchor"], saved["momentum"], INNER)
     assert again == saved
 
 
 def test_the_state_before_the_first_step_is_good() -> None:
     rates = [MeanLearningRate(), MeanLearningRate()]
-    check(pack_state(CONFIG, Schedule(4, 2), rates, {}, {}))
+    check(pack_state(CONFIG, Schedule(4, 2), rates, {}, {}, INNER))
 
 
 def test_the_state_without_slow_momentum_is_good() -> None:
@@ -65,20 +76,20 @@ def test_the_state_without_slow_momentum_is_good() -> None:
 
 
 def test_the_state_is_builtins_but_for_its_tensors() -> None:
-    saved = state() | {"anchor": {}, "momentum": {}}
+    saved = state() | {"anchor": {}, "momentum": {}, "inner": pack_inner("SGD", SHAPES, [])}
     assert json.loads(json.dumps(saved)) == saved
     assert set(map(type, itertools.chain(saved["lr_total"], saved["lr_steps"]))) == {float, int}
 
 
 def test_learning_rates_that_are_containers_are_saved_as_floats() -> None:
     rates = [MeanLearningRate(np.float32(0.5), 3)]
-    saved = pack_state(CONFIG, Schedule(4), rates, {}, {})
+    saved = pack_state(CONFIG, Schedule(4), rates, {}, {}, INNER)
     assert [type(total) for total in saved["lr_total"]] == [float]
 
 
 def test_a_state_keeps_its_own_dicts() -> None:
     anchor = tensors()
-    saved = pack_state(CONFIG, Schedule(4), [], anchor, {})
+    saved = pack_state(CONFIG, Schedule(4), [], anchor, {}, INNER)
     anchor.clear()
     assert set(saved["anchor"]) == {0, 1}
 
@@ -88,7 +99,7 @@ def test_a_state_saved_after_two_syncs_that_failed_is_good() -> None:
     for _ in range(CONFIG.sync_period + 1):
         schedule.tick()
     rates = [MeanLearningRate(0.5, schedule.position)] * 2
-    check(pack_state(CONFIG, schedule, rates, tensors(), tensors()))
+    check(pack_state(CONFIG, schedule, rates, tensors(), tensors(), INNER))
 
 
 # ---- damaged ---------------------------------------------------------------------------------
@@ -165,9 +176,9 @@ def test_a_setting_that_equals_ours_but_for_its_type_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["step", "window", "position"])
-@pytest.mark.parametrize("value", [-1, 2.0, True, None, "3"])
+@pytest.mark.parametrize("value", [-1, 2.0, True, None, "3", 2**53])
 def test_a_counter_that_is_no_count_is_refused_and_named(name: str, value: Any) -> None:
-    assert f"{name} is {value!r}, not an int >= 0" in complaint(state(**{name: value}))
+    assert f"{name} is {value!r}, not an int >= 0 and < 2**53" in complaint(state(**{name: value}))
 
 
 @pytest.mark.parametrize("name", ["window", "position"])
@@ -199,7 +210,7 @@ def test_damaged_learning_rates_are_refused(changes: dict[str, Any]) -> None:
 
 def test_another_number_of_groups_is_told_with_both_numbers() -> None:
     with pytest.raises(ValueError, match="2 entries and the optimizer has 3 parameter groups"):
-        check_state(state(), CONFIG, groups=3, shapes=SHAPES)
+        check_state(state(), CONFIG, groups=3, shapes=SHAPES, inner=INNER, fault=fault)
 
 
 def drop(position: int) -> Callable[[dict[int, Any]], None]:
@@ -229,6 +240,35 @@ def test_damaged_tensors_are_refused_and_named(name: str, damage: Callable[[Any]
     saved = copy.deepcopy(state())
     damage(saved[name])
     assert f"{name}" in complaint(saved)
+
+
+@pytest.mark.parametrize("name", ["anchor", "momentum"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_tensors_with_what_the_adapter_objects_to_are_refused(name: str, value: float) -> None:
+    saved = state()
+    saved[name][1][1, 0] = value
+    assert f"{name}[1] is not finite" in complaint(saved)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (pack_inner("Adam", SHAPES, {}), "saved with 'Adam' as the inner optimizer"),
+        (pack_inner("SGD", [(3,)], {}), "it is not of 2 parameters"),
+        (pack_inner("SGD", [(3,), (4,)], {}), "parameter 1 has shape [2, 2], and [4] was saved"),
+        (pack_inner("SGD", SHAPES, {"state": {}, "lr": 0.5}), "the inner state['state'] has the"),
+        (
+            pack_inner("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(4)}}, "lr": 0.5}),
+            "['state'][0]['buffer'] is ndarray float64[3] and ndarray float64[4] was saved",
+        ),
+        (
+            pack_inner("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(3)}}, "lr": 1}),
+            "the inner state['lr'] is float and int was saved",
+        ),
+    ],
+)
+def test_an_inner_state_of_another_form_than_the_saved_is_refused(other: Any, words: str) -> None:
+    assert words in complaint(state(inner=other))
 
 
 def test_a_momentum_without_an_anchor_is_refused() -> None:

@@ -296,7 +296,7 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(damage: str) -> Non
     damaged = DAMAGED[damage](optimizer.state_dict())
     train(model, optimizer, [4])
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises((ValueError, KeyError)):
+    with pytest.raises(ValueError, match=r"^cannot load this SlowMo state: "):
         optimizer.load_state_dict(damaged)
     assert identical(optimizer.state_dict(), before)
 
@@ -307,7 +307,7 @@ def test_a_checkpoint_of_another_model_is_refused() -> None:
     optimizer = wrapped(INNER["SGD"], model)
     train(model, optimizer, range(2))
     other = nn.Linear(3, 4)
-    with pytest.raises(ValueError, match=r"anchor\[0\] has shape \(3, 4\) and the parameter has"):
+    with pytest.raises(ValueError, match=r"parameter 0 has shape \[4, 3\], and \[3, 4\] was saved"):
         wrapped(INNER["SGD"], other).load_state_dict(optimizer.state_dict())
 
 

@@ -1,0 +1,130 @@
+"""The slow state in a Keras file: an array for each name, since Keras stores nothing else.
+
+The same schema and the same check as PyTorch's, `slowmo_hvd.core.state`: what is no array there is
+JSON in an array of bytes here.
+"""
+
+import json
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from slowmo_hvd.core.state import STATE_VERSION, check_state, pack_inner, refusal
+from slowmo_hvd.tensorflow.leaves import leaves
+from slowmo_hvd.tensorflow.outer_loop import OuterLoop
+
+_Array = npt.NDArray[Any]
+_COUNTERS = ("step", "window", "position")
+
+
+def to_arrays(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
+    """All that there is to save of a built optimizer."""
+    arrays = {name: np.array(value.numpy()) for name, value in outer.named_variables().items()}
+    arrays["version"] = np.array(STATE_VERSION, np.int64)
+    arrays["config"] = _to_bytes(outer.config.arithmetic())
+    arrays["inner"] = _to_bytes(_of_inner(outer, inner))
+    return arrays
+
+
+def load(outer: OuterLoop, inner: keras.optimizers.Optimizer, store: Any) -> None:
+    """Take over what `to_arrays` gave.
+
+    Raises:
+        ValueError: it does not fit or is damaged; nothing has changed.
+    """
+    try:
+        arrays = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
+    except Exception as error:  # of any type: the file's reader finds it damaged
+        raise refusal(f"it cannot be read ({type(error).__name__}: {error})") from error
+    version = arrays.get("version", np.array("none"))
+    if version.dtype != np.int64 or version.shape:
+        raise refusal(f"its version is {version.tolist()!r} and this release reads {STATE_VERSION}")
+    if int(version) != STATE_VERSION:  # its entries may be others
+        check_state({"version": int(version)}, outer.config, 0, [], {}, _fault)
+    named = outer.named_variables()
+    if set(arrays) != {*named, "version", "config", "inner"}:
+        strange = sorted(set(arrays) ^ {*named, "version", "config", "inner"})
+        raise refusal(f"it has not the entries that this optimizer has; they differ in {strange}")
+    for name, variable in named.items():
+        _check_like(name, arrays[name], variable)
+    schema = _schema(arrays)
+    shapes = [tuple(slot.anchor.shape) for slot in outer.slots]
+    groups = int(outer.named_variables()["lr_total"].shape[0])
+    check_state(schema, outer.config, groups, shapes, _of_inner(outer, inner), _fault)
+    for name in set(named) - set(_COUNTERS):
+        if not name.startswith(("anchor", "momentum", "lr_")) and int(arrays[name]) < 0:
+            raise refusal(f"{name} is {int(arrays[name])}, not an int >= 0")
+    for name, variable in named.items():
+        variable.assign(arrays[name])
+    _insist(inner)
+
+
+def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
+    """The arrays as `slowmo_hvd.core.state` describes the slow state."""
+    totals = arrays["lr_total"].tolist()
+    by_kind: dict[str, dict[int, _Array]] = {"anchor": {}, "momentum": {}}
+    for name, array in arrays.items():
+        kind, _, index = name.partition(".")
+        if kind in by_kind:
+            by_kind[kind][int(index)] = array
+    return {
+        "version": int(arrays["version"]),
+        "config": _from_bytes("config", arrays["config"]),
+        **{name: int(arrays[name]) for name in _COUNTERS},
+        "lr_total": totals,
+        "lr_steps": [int(arrays["lr_steps"])] * len(totals),
+        **by_kind,
+        "inner": _from_bytes("inner", arrays["inner"]),
+    }
+
+
+def _check_like(name: str, array: _Array, variable: Any) -> None:
+    if array.shape != tuple(variable.shape) or array.dtype != variable.dtype.as_numpy_dtype:
+        raise refusal(
+            f"{name} is {array.dtype}{list(array.shape)} and this optimizer has "
+            f"{variable.dtype.name}{list(variable.shape)}"
+        )
+
+
+def _fault(position: int, array: _Array) -> str | None:
+    return None if np.isfinite(array).all() else "is not finite"
+
+
+def _of_inner(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, Any]:
+    shapes = [tuple(slot.anchor.shape) for slot in outer.slots]
+    return pack_inner(type(inner).__name__, shapes, list(inner.variables))
+
+
+def _insist(inner: keras.optimizers.Optimizer) -> None:
+    """Have the next loading of the inner optimizers, which Keras does by itself, raise an error.
+
+    Keras warns and leaves them as they are where the file has another number of variables.
+    """
+    optimizers = {id(inner): inner} | {id(leaf): leaf for leaf in leaves(inner)}
+    for optimizer in optimizers.values():
+        if type(optimizer).load_own_variables is keras.optimizers.Optimizer.load_own_variables:
+            vars(optimizer)["load_own_variables"] = partial(_load_all, optimizer)
+
+
+def _load_all(optimizer: keras.optimizers.Optimizer, store: Any) -> None:
+    del vars(optimizer)["load_own_variables"]
+    saved, ours = len(store.keys()), len(optimizer.variables)
+    if saved != ours:
+        raise refusal(f"the inner optimizer has {ours} variables and the file has {saved} of them")
+    optimizer.load_own_variables(store)
+
+
+def _to_bytes(value: Any) -> _Array:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _from_bytes(name: str, array: _Array) -> Any:
+    try:
+        if array.dtype != np.uint8:
+            raise ValueError(f"it is {array.dtype}")
+        return json.loads(array.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise refusal(f"{name} is no JSON ({error})") from error
