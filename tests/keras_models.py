@@ -31,6 +31,18 @@ def mlp(seed: int = 0, *more: keras.layers.Layer) -> keras.Model:
     )
 
 
+def model_of_two_dtypes() -> keras.Model:
+    """3 → 4 in float32, 4 → 2 in bfloat16."""
+    normal = keras.initializers.RandomNormal(stddev=0.5, seed=0)
+    return keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, "tanh", kernel_initializer=normal),
+            keras.layers.Dense(2, dtype="bfloat16", kernel_initializer=normal),
+        ]
+    )
+
+
 def batch(step: int, rank: int | None = None, size: int = 5) -> tuple[Array, Array]:
     """Inputs and targets that ``rank`` (this one) sees in step ``step``."""
     rank = hvd.rank() if rank is None else rank
@@ -71,6 +83,21 @@ def train(
     for step in steps:
         run(*(tf.constant(array) for array in batch(step)))
         after_step()
+
+
+def step_function(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Any:
+    """A training step as a graph, traced once: what it needs is made before."""
+    variables = model.trainable_variables
+    optimizer.build(variables)
+
+    @tf.function(autograph=False)
+    def step(x: Any, y: Any) -> None:
+        with tf.GradientTape() as tape:
+            error = tf.cast(model(x, training=True), tf.float32) - y
+            loss = optimizer.scale_loss(tf.reduce_mean(error**2))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    return step
 
 
 def number(value: float) -> tf.Variable:

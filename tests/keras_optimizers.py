@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable(package="tests")
 class SignMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     """An optimizer as a user writes one: a buffer for each variable, and the count of steps."""
 
@@ -54,6 +55,8 @@ INNER: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "ScheduleFreeAdamW": lambda: keras.optimizers.ScheduleFreeAdamW(0.05, beta_2=0.95),
     "the user's own": lambda: SignMomentum(0.01),
 }
+
+STRATEGIES = ("reset", "maintain", "average")  #: for their buffers
 
 #: Classes of keras.optimizers that train nothing.
 OTHERS = {"Optimizer", "OptimizerMap"}

@@ -59,6 +59,8 @@ class SGDWorker:
         buffer.assign(tf.fill(buffer.shape, -value * self._lr))
 
     def slow_momentum(self) -> list[float]:
+        if not self.optimizer.built:  # no step yet
+            return [0.0] * self._weights.shape[0]
         values: list[float] = self._variable("slow_momentum").tolist()
         return values
 

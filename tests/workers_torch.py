@@ -50,5 +50,5 @@ class SGDWorker:
         self.inner.state[self._weights]["momentum_buffer"].fill_(value)
 
     def slow_momentum(self) -> list[float]:
-        values: list[float] = self.optimizer.state_dict()["slowmo"]["momentum"][0].tolist()
-        return values
+        momenta = self.optimizer.state_dict()["slowmo"]["momentum"]
+        return momenta[0].tolist() if momenta else [0.0] * len(self._weights)

@@ -47,7 +47,7 @@ def test_after_join_all_take_the_last_ones_model_and_go_on_together(buffers: str
         for _ in range(2 * hvd().rank() + epoch):
             this.step(1.0 + hvd().rank())
         last = int(hvd().join())
-        mine = everyone((this.weights(), this.slow_momentum() if hvd().rank() else None))
+        mine = everyone((this.weights(), this.slow_momentum()))
         this.take_all_from(last)
         assert this.weights() == mine[last][0]
         assert this.slow_momentum() == mine[last][1]

@@ -11,13 +11,21 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_models import Array, batch, number, same, step_with, weights
-from keras_optimizers import INNER, OTHERS, classes_in_keras
+from keras_models import (
+    Array,
+    batch,
+    model_of_two_dtypes,
+    number,
+    same,
+    step_function,
+    step_with,
+    weights,
+)
+from keras_optimizers import INNER, OTHERS, STRATEGIES, classes_in_keras
 from ranks import everyone
 
 import slowmo_hvd.tensorflow as hvd
 
-STRATEGIES = ("reset", "maintain", "average")
 STEPS = 5  # two windows of two steps, and one step more
 RANKS = pytest.mark.ranks(1, 2)
 
@@ -29,32 +37,6 @@ class Run:
     weights: list[list[Array]] = field(default_factory=list)
     buffers: list[list[Array]] = field(default_factory=list)
     syncs: list[int] = field(default_factory=list)
-
-
-def model_of_two_dtypes() -> keras.Model:
-    normal = keras.initializers.RandomNormal(stddev=0.5, seed=0)
-    return keras.Sequential(
-        [
-            keras.Input((3,)),
-            keras.layers.Dense(4, "tanh", kernel_initializer=normal),
-            keras.layers.Dense(2, dtype="bfloat16", kernel_initializer=normal),
-        ]
-    )
-
-
-def step_function(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Any:
-    """A training step as a graph, traced once: what it needs is made before."""
-    variables = model.trainable_variables
-    optimizer.build(variables)
-
-    @tf.function(autograph=False)
-    def step(x: Any, y: Any) -> None:
-        with tf.GradientTape() as tape:
-            error = tf.cast(model(x, training=True), tf.float32) - y
-            loss = optimizer.scale_loss(tf.reduce_mean(error**2))
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-
-    return step
 
 
 def float_buffers(inner: keras.optimizers.Optimizer) -> list[Any]:

@@ -1,0 +1,73 @@
+"""Save or resume the cases of the matrix: ``python resume_cases.py save|resume FOLDER [all]``.
+
+A case is an inner optimizer, a strategy for its buffers and a position in a window, of a model
+with a layer in float32 and one in bfloat16. ``save`` trains without a break, and writes the model
+on the way and what it is in the end. ``resume`` loads it, goes on, and reports what does not end
+there, bit for bit. With ``all`` each pair is saved at all positions, and else at one, which goes
+round.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from keras_models import batch, model_of_two_dtypes, step_function, weights
+from keras_optimizers import INNER, STRATEGIES
+
+import slowmo_hvd.tensorflow as hvd
+
+STEPS, PERIOD = 6, 3
+POSITIONS = range(1, PERIOD + 2)  # in a window, at its end, and past the reset there
+
+
+def positions(index: int, every: bool) -> list[int]:
+    """After which steps the index-th pair of optimizer and strategy is saved."""
+    return list(POSITIONS) if every else [POSITIONS[index % len(POSITIONS)]]
+
+
+def save(path: Path, name: str, strategy: str, at: list[int]) -> None:
+    model = model_of_two_dtypes()
+    optimizer = hvd.DistributedOptimizer(INNER[name](), sync_period=PERIOD, buffers=strategy)
+    model.compile(optimizer=optimizer, loss="mse")
+    step = step_function(model, optimizer)
+    for done in range(STEPS):
+        if done in at:
+            model.save(f"{path}.{done}.keras")
+        step(*map(tf.constant, batch(done)))
+    ends = [*weights(model), *weights(optimizer.variables)]
+    Path(f"{path}.end").write_text(json.dumps([array.tobytes().hex() for array in ends]))
+
+
+def resume(path: Path, done: int) -> bool:
+    """Whether the run that goes on after ``done`` steps ends as it did without a break."""
+    model = keras.saving.load_model(f"{path}.{done}.keras", safe_mode=True)
+    step = step_function(model, model.optimizer)
+    for later in range(done, STEPS):
+        step(*map(tf.constant, batch(later)))
+    ends = [*weights(model), *weights(model.optimizer.variables)]
+    return [array.tobytes().hex() for array in ends] == json.loads(Path(f"{path}.end").read_text())
+
+
+def main(command: str, folder: str, which: str = "some") -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    hvd.init()
+    resumed, parted = 0, []
+    pairs = [(name, strategy) for name in INNER for strategy in STRATEGIES]
+    for index, (name, strategy) in enumerate(pairs):
+        path = Path(folder) / f"{index}.{hvd.rank()}"
+        at = positions(index, which == "all")
+        if command == "save":
+            save(path, name, strategy, at)
+            continue
+        for done in at:
+            resumed += 1
+            if not resume(path, done):
+                parted.append(f"{name}, {strategy}, after step {done}")
+    report = {"resumed": resumed, "parted": parted}
+    (Path(folder) / f"{command}.{hvd.rank()}").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
