@@ -1,4 +1,4 @@
-"""Saved by some processes, resumed by others, bit for bit."""
+"""Saved by some processes, resumed by others: bit for bit by as many, and by any number of them."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,31 @@ ENV = {
 }
 
 
+def run(ranks: int, script: str, *arguments: str) -> None:
+    path = str(ROOT / "tests" / "tensorflow" / script)
+    done = horovodrun(ranks, path, *arguments, timeout=140, env=ENV)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.limit(300)
 def test_every_optimizer_and_strategy_resumes_bit_for_bit_in_new_processes(tmp_path: Path) -> None:
     """From one of four positions each; ``resume_cases.py save FOLDER all`` is for all of them."""
-    script = str(ROOT / "tests" / "tensorflow" / "resume_cases.py")
     for command in ("save", "resume"):
-        done = horovodrun(2, script, command, str(tmp_path), timeout=140, env=ENV)
-        assert done.returncode == 0, done.stdout
+        run(2, "resume_cases.py", command, str(tmp_path))
     for rank in range(2):
         report = json.loads((tmp_path / f"resume.{rank}").read_text())
         assert report == {"resumed": len(INNER) * len(STRATEGIES), "parted": []}
+
+
+@pytest.mark.limit(240)
+def test_saved_by_two_ranks_and_resumed_by_any_number_in_every_order(tmp_path: Path) -> None:
+    """Loaded on rank 0 alone, then broadcast.
+
+    By hand: x = 1 and u = 1 after a window of lr 1 in which gradients averaged to 1/2.
+    Then each worker takes two steps with gradient 0: x = 1 - 1/2 u = 1/2, on however many ranks.
+    """
+    run(2, "resume_on_others.py", "save", str(tmp_path))
+    for ranks in (1, 3):
+        run(ranks, "resume_on_others.py", "resume", str(tmp_path))
+        reports = [json.loads((tmp_path / f"{ranks}.{rank}").read_text()) for rank in range(ranks)]
+        assert reports == [[{"steps": 4, "in the end": 0.5}] * 3] * ranks
