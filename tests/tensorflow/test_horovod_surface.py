@@ -28,6 +28,7 @@ OURS = {
         "broadcast_variables",
         "elastic",
         "functions",
+        "join",
         "keras",
         "sync_batch_norm",
     },
