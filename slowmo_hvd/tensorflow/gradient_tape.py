@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from slowmo_hvd.tensorflow.outer_loop import loops
+from slowmo_hvd.tensorflow.outer_loop import OuterLoop
 
 
 def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
@@ -25,7 +25,7 @@ def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any
     """
     if not isinstance(gradtape, tf.GradientTape):
         raise TypeError(f"gradtape must be a tf.GradientTape, got {gradtape!r}")
-    if not loops:
+    if not OuterLoop.any_made:
         raise ValueError(
             "DistributedGradientTape leaves gradients local under SlowMo, and there is no "
             "DistributedOptimizer that would average the workers: wrap the optimizer too, "

@@ -55,6 +55,8 @@ class OuterLoop:
     every rank of the process set. All collectives of training with Keras start here.
     """
 
+    any_made = False  #: whether there has ever been one in this process
+
     def __init__(
         self, config: SlowMoConfig, *, compression: Any, process_set: Any, device: str
     ) -> None:
@@ -69,6 +71,7 @@ class OuterLoop:
         self.built = False
         self._serial: int | None = None
         loops.add(self)
+        OuterLoop.any_made = True
 
     @property
     def member(self) -> bool:

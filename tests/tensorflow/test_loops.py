@@ -329,7 +329,7 @@ def test_a_tape_without_a_distributed_optimizer_is_refused() -> None:
             hvd.DistributedGradientTape(tape)
         except ValueError as error:
             print(error)
-        optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1))
+        hvd.DistributedOptimizer(keras.optimizers.SGD(0.1))
         print(hvd.DistributedGradientTape(tape) is tape)
     """
     done = run([sys.executable, "-c", textwrap.dedent(script)])
