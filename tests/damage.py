@@ -96,6 +96,18 @@ def damaged(state: Any, seed: int, tensor_changes: list[Change]) -> Any:
     return state
 
 
+def refused(load: Callable[[], object]) -> bool:
+    """Whether ``load`` raises ValueError, in words that begin as all of ours do."""
+    try:
+        load()
+    except ValueError as error:
+        words = str(error)
+    else:
+        return False
+    assert words.startswith("cannot load this SlowMo state: ")
+    return True
+
+
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every dict or list in a nested value, with every key or index of it."""
     if isinstance(value, dict | list):

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from slowmo_hvd import __version__
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.messages import Gather, gather_json
+from slowmo_hvd.core.names import agreed_serial, claim
 from slowmo_hvd.core.schedule import Schedule
 
 Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
@@ -74,6 +75,30 @@ def figures_of(
     details = {name: value for name, value in figures.items() if isinstance(value, str | list)}
     values = (_checksum(value) if name in details else value for name, value in figures.items())
     return Figures(tuple(figures), tuple(map(float, values)), details)
+
+
+def agree(
+    figures: Figures,
+    gather: Gather,
+    serial: int | None,
+    others: Callable[[], Iterable[int | None]],
+) -> tuple[int, int]:
+    """The ranks' root, and the number by which they name this optimizer. A collective.
+
+    Args:
+        figures: this rank's.
+        gather: the collective.
+        serial: the optimizer's number so far, as for `claim`.
+        others: the numbers of the others, likewise.
+
+    Raises:
+        ValueError: as `check_agreement`.
+        RuntimeError: as `agreed_serial`.
+    """
+    size = len(figures.values)
+    by_rank = gather([*figures.values, *claim(serial, others)])
+    check_agreement(figures, {rank: row[:size] for rank, row in by_rank.items()}, gather)
+    return min(by_rank), agreed_serial({rank: row[size:] for rank, row in by_rank.items()})
 
 
 def check_agreement(

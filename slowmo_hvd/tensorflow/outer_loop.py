@@ -14,14 +14,8 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from slowmo_hvd.core.agreement import (
-    check_agreement,
-    class_name,
-    figures_of,
-    unequal_start,
-)
+from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.names import agreed_serial, claim
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion
 from slowmo_hvd.core.schedule import Schedule, Sync
@@ -256,11 +250,8 @@ class OuterLoop:
         def others() -> list[int | None]:
             return [loop._serial for loop in loops if loop is not self]
 
-        by_rank = gather([*figures.values, *claim(self._serial, others)])
-        check_agreement(figures, {rank: row[:-2] for rank, row in by_rank.items()}, gather)
-        self._serial = agreed_serial({rank: row[-2:] for rank, row in by_rank.items()})
+        root, self._serial = agree(figures, gather, self._serial, others)
         self.name = f"{family}.{self._serial}"
-        root = min(by_rank)
         self._take_anchor(root, begun=begun)
         self._agreed = True
 
@@ -360,7 +351,7 @@ class OuterLoop:
                 # Not their norm: Adam's second moments have no squares in float32.
                 for flat in buffers.flats():
                     sound &= tf.math.is_finite(tf.reduce_sum(flat))
-        flats = tf.cond(sound, lambda: flats, lambda: [tf.zeros_like(flat) for flat in flats])
+        flats = _or_zeros(sound, flats)
         figures = tf.concat([squares[None], rates], 0)
         figures = tf.where(sound, figures, tf.zeros_like(figures))
         step = _double(self._step)
@@ -412,10 +403,9 @@ class OuterLoop:
         own = buffers.flats()
         if not own:
             return tf.zeros([], tf.int64)
-        counts = tf.cast(sound, tf.float64)
         sums, tail, sent = sum_(
-            [flat * tf.cast(counts, flat.dtype) for flat in own],
-            counts[None],
+            _or_zeros(sound, own),
+            tf.cast(sound, tf.float64)[None],
             name=name,
             compression=hvd.Compression.none,  # Adam divides by what half precision rounds to 0
             process_set=self.process_set,
@@ -449,6 +439,11 @@ class OuterLoop:
             warnings.warn(exclusion(roll.excluded, record.step), stacklevel=1)
         for hook in list(self.hooks.values()):
             hook(record)
+
+
+def _or_zeros(sound: Any, flats: Sequence[Any]) -> Any:
+    """The flat tensors as they are where ``sound``, without a pass over them."""
+    return tf.cond(sound, lambda: list(flats), lambda: [tf.zeros_like(flat) for flat in flats])
 
 
 def _call(method: Callable[..., Any], arguments: Sequence[Any], returns: Any) -> Any:

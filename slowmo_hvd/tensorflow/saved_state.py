@@ -52,7 +52,7 @@ def load(outer: OuterLoop, inner: keras.optimizers.Optimizer, store: Any) -> Non
         _check_like(name, arrays[name], variable)
     schema = _schema(arrays)
     shapes = [tuple(slot.anchor.shape) for slot in outer.slots]
-    groups = int(outer.named_variables()["lr_total"].shape[0])
+    groups = int(named["lr_total"].shape[0])
     check_state(schema, outer.config, groups, shapes, _of_inner(outer, inner), _fault)
     for name in set(named) - set(_COUNTERS):
         if not name.startswith(("anchor", "momentum", "lr_")) and int(arrays[name]) < 0:

@@ -12,14 +12,8 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.agreement import (
-    check_agreement,
-    class_name,
-    figures_of,
-    unequal_start,
-)
+from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.names import agreed_serial, claim
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, outer_step
 from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
@@ -135,11 +129,8 @@ class OuterLoop:
         def others() -> list[int | None]:
             return [loop._serial for loop in _loops if loop is not self]
 
-        by_rank = gather([*figures.values, *claim(self._serial, others)])
-        check_agreement(figures, {rank: row[:-2] for rank, row in by_rank.items()}, gather)
-        self._serial = agreed_serial({rank: row[-2:] for rank, row in by_rank.items()})
+        root, self._serial = agree(figures, gather, self._serial, others)
         self._name = f"{family}.{self._serial}"
-        root = min(by_rank)
         self._take_anchor(root)
         self._buffer_average = BufferAverage()  # a rank that is new here has agreed on none
         self._agreed_layout = layout
