@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from slowmo_hvd import __version__
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.messages import Gather, gather_json
+from slowmo_hvd.core.gathering import Gather, gather_json
 from slowmo_hvd.core.names import agreed_serial, claim
 from slowmo_hvd.core.schedule import Schedule
 
@@ -40,6 +40,8 @@ def figures_of(
     has_slow_state: bool,
     compression: str,
     groups: Sequence[Sequence[Parameter]],
+    names: Sequence[str] = (),
+    frozen: Sequence[str | int] = (),
     gradients_per_step: int = 1,
     buffers: Any = None,
 ) -> Figures:
@@ -51,6 +53,8 @@ def figures_of(
         has_slow_state: whether this rank has an anchor already.
         compression: a name of how displacements are compressed.
         groups: shape and dtype of each parameter, in each parameter group.
+        names: the parameters' names in the same order, where the script gives them.
+        frozen: which of the parameters are not trained, by name or position.
         gradients_per_step: how many gradients add up before each local step.
         buffers: a list that describes the buffers to be averaged, where they are known at the
             start.
@@ -67,6 +71,8 @@ def figures_of(
         "position in the window": schedule.position,
         "number of parameters": len(shapes),
         "number of elements": sum(map(math.prod, shapes)),
+        "names of the parameters": list(names),
+        "frozen parameters": list(frozen),
         "order or shapes of the parameters": shapes,
         "dtypes of the parameters": [dtype for group in groups for _, dtype in group],
         "parameter groups": [len(group) for group in groups],

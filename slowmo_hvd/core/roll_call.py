@@ -5,6 +5,7 @@ Each worker has a place in the tail, where it alone writes:
     0        it has called hvd.join(), and adds zeros to everything
     step     it contributes its displacement, and has taken so many local steps
     -step    its displacement is not finite: it adds zeros instead
+    step+½   this is no sync to it: it is about to train other parameters, and adds zeros
 
 The sum brings every mark to every worker. So all of them learn who contributed, and find the same
 errors, without a second collective.
@@ -43,6 +44,11 @@ def mark(step: int, *, sound: bool) -> int:
     return step if sound else -step
 
 
+def mark_of_change(step: int) -> float:
+    """What a worker writes that is about to train other parameters after ``step`` steps."""
+    return step + 0.5
+
+
 def call_roll(marks: Sequence[float], ranks: Sequence[int], on_nonfinite: str) -> RollCall:
     """Read the marks of all workers.
 
@@ -52,11 +58,19 @@ def call_roll(marks: Sequence[float], ranks: Sequence[int], on_nonfinite: str) -
         on_nonfinite: as in ``SlowMoConfig``.
 
     Raises:
-        RuntimeError: the workers have taken different numbers of steps: this is not one sync.
+        RuntimeError: the workers have taken different numbers of steps, so that this is not one
+            sync; or some of them, and not all, are about to train other parameters.
         FloatingPointError: a displacement is not finite, and ``on_nonfinite`` is "raise"; or none
             is. As the error above, the same on every rank.
     """
     by_rank = {rank: mark for rank, mark in zip(ranks, marks, strict=True) if mark}
+    changing = tuple(rank for rank, mark in by_rank.items() if mark % 1)
+    if changing and len(changing) < len(by_rank):
+        others = tuple(rank for rank in by_rank if rank not in changing)
+        raise RuntimeError(
+            f"{_named(changing)} changed which parameters to train, and {_named(others)} did not: "
+            "freeze, thaw, add, remove and replace parameters on every rank, before the same step"
+        )
     steps = {rank: int(abs(mark)) for rank, mark in by_rank.items()}
     first = min(by_rank)
     for rank, step in steps.items():

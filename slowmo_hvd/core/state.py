@@ -8,7 +8,7 @@
      "momentum": {0: tensor, 1: ...},                 u_t likewise, or {} where β = 0
      "inner":    {"optimizer": "Adam",                the inner optimizer's class
                   "params":    [[3, 4], ...],         the parameters' shapes
-                  "layout":    "..."}}                the form of its state, `layout_text`
+                  "layout":    "..."}}                the form of its state, `form_text`
 
 The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
 tells it of their values.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.layout import layout_text, text_difference
+from slowmo_hvd.core.form import Describe, form_text, text_difference
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 
 STATE_VERSION = 1
@@ -50,15 +50,19 @@ def pack_state(
     }
 
 
-def pack_inner(optimizer: str, shapes: Sequence[tuple[int, ...]], state: Any) -> dict[str, Any]:
+def pack_inner(
+    optimizer: str, shapes: Sequence[tuple[int, ...]], state: Any, describe: Describe
+) -> dict[str, Any]:
     """What the slow state says of the inner optimizer.
 
     Args:
         optimizer: the name of its class.
         shapes: the shape of each of its parameters, in group order.
         state: its own state, as it is saved.
+        describe: the form of a tensor in it.
     """
-    return {"optimizer": optimizer, "params": list(map(list, shapes)), "layout": layout_text(state)}
+    form = form_text(state, describe)
+    return {"optimizer": optimizer, "params": list(map(list, shapes)), "layout": form}
 
 
 def check_state(
@@ -81,12 +85,7 @@ def check_state(
             "is not finite", or None.
     """
     _require(isinstance(state, Mapping), f"it is a {type(state).__name__}, not a dict")
-    version = state.get("version")
-    _require(
-        type(version) is int and version == STATE_VERSION,
-        f"its version is {version!r} and this release reads {STATE_VERSION}"
-        + ("; upgrade slowmo_hvd" if isinstance(version, int) and version > STATE_VERSION else ""),
-    )
+    check_version(state.get("version"))
     _require(set(state) == _KEYS, f"its keys are {sorted(map(str, state))}, not {sorted(_KEYS)}")
     _check_config(state["config"], config)
     for name in _COUNTERS:
@@ -110,6 +109,16 @@ def check_state(
     _require(
         bool(state["anchor"]) or state["step"] == 0,
         f"it has taken {state['step']} steps but has no anchor",
+    )
+
+
+def check_version(version: Any) -> None:
+    """Raise ValueError unless a state of this version can be read."""
+    newer = isinstance(version, int) and version > STATE_VERSION
+    _require(
+        type(version) is int and version == STATE_VERSION,
+        f"its version is {version!r} and this release reads {STATE_VERSION}"
+        + ("; upgrade slowmo_hvd" if newer else ""),
     )
 
 

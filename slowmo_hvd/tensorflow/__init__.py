@@ -8,7 +8,7 @@ ours, and what Horovod wrote for Keras 2 is written anew for Keras 3.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from slowmo_hvd.core.horovod import require_horovod
+from slowmo_hvd.core.requirements import require_horovod
 from slowmo_hvd.tensorflow.requirements import require_keras_3_on_tensorflow
 
 # First, since on another Keras it seems as if Horovod had not been built for TensorFlow.
@@ -17,9 +17,9 @@ require_horovod("tensorflow")
 
 from horovod.tensorflow import *
 
+from slowmo_hvd.core.records import SyncRecord as SyncRecord
+from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
-from slowmo_hvd.core.stats import SyncRecord as SyncRecord
-from slowmo_hvd.core.stats import SyncStats as SyncStats
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 from slowmo_hvd.tensorflow.compile_hook import install as _install
 from slowmo_hvd.tensorflow.functions import broadcast_variables as broadcast_variables

@@ -61,7 +61,7 @@ class Buffers:
         _count_from(leaf, self.restarted_at)
 
     @property
-    def layout(self) -> list[Any]:
+    def averaged_kinds(self) -> list[Any]:
         """Shapes and dtypes of what is averaged."""
         averaged = self._buffers if self.strategy == "average" else []
         return [(tuple(buffer.shape), buffer.dtype.name) for buffer in averaged]

@@ -19,7 +19,7 @@ from slowmo_hvd.core.arguments import (
 )
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.stats import SyncRecord, SyncStats
+from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow import saved_state
 from slowmo_hvd.tensorflow.arguments import (
     check_device,

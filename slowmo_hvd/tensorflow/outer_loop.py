@@ -17,9 +17,9 @@ import tensorflow as tf
 from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
+from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion
 from slowmo_hvd.core.schedule import Schedule, Sync
-from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
 from slowmo_hvd.tensorflow.exchange import (
     average_now,
@@ -29,8 +29,8 @@ from slowmo_hvd.tensorflow.exchange import (
     sum_now,
 )
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
-from slowmo_hvd.tensorflow.slow_model import Slot, SlowModel, native
-from slowmo_hvd.tensorflow.statistics import average_statistics
+from slowmo_hvd.tensorflow.moving_statistics import average_statistics
+from slowmo_hvd.tensorflow.slow_model import SlowModel, SlowVariable, native
 
 _KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
 loops: weakref.WeakSet["OuterLoop"] = weakref.WeakSet()  #: all that live
@@ -111,7 +111,7 @@ class OuterLoop:
         self.built = True
 
     @property
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[SlowVariable]:
         """Every variable's slow state."""
         return self._slow.slots
 
@@ -242,7 +242,7 @@ class OuterLoop:
             compression=class_name(self._compression),
             groups=parameters,
             gradients_per_step=self._passes,
-            buffers=[buffers.layout for buffers in self._buffers],
+            buffers=[buffers.averaged_kinds for buffers in self._buffers],
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)

@@ -12,7 +12,14 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from slowmo_hvd.core.state import STATE_VERSION, check_state, pack_inner, refusal
+from slowmo_hvd.core.form import array_form
+from slowmo_hvd.core.state import (
+    STATE_VERSION,
+    check_state,
+    check_version,
+    pack_inner,
+    refusal,
+)
 from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
 
@@ -40,10 +47,8 @@ def load(outer: OuterLoop, inner: keras.optimizers.Optimizer, store: Any) -> Non
     except Exception as error:  # of any type: the file's reader finds it damaged
         raise refusal(f"it cannot be read ({type(error).__name__}: {error})") from error
     version = arrays.get("version", np.array("none"))
-    if version.dtype != np.int64 or version.shape:
-        raise refusal(f"its version is {version.tolist()!r} and this release reads {STATE_VERSION}")
-    if int(version) != STATE_VERSION:  # its entries may be others
-        check_state({"version": int(version)}, outer.config, 0, [], {}, _fault)
+    is_number = version.dtype == np.int64 and not version.shape
+    check_version(int(version) if is_number else version.tolist())  # others have other entries
     named = outer.named_variables()
     if set(arrays) != {*named, "version", "config", "inner"}:
         strange = sorted(set(arrays) ^ {*named, "version", "config", "inner"})
@@ -95,7 +100,7 @@ def _fault(position: int, array: _Array) -> str | None:
 
 def _of_inner(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, Any]:
     shapes = [tuple(slot.anchor.shape) for slot in outer.slots]
-    return pack_inner(type(inner).__name__, shapes, list(inner.variables))
+    return pack_inner(type(inner).__name__, shapes, list(inner.variables), array_form)
 
 
 def _insist(inner: keras.optimizers.Optimizer) -> None:

@@ -28,7 +28,7 @@ def path_of(variable: Any) -> str:
     return path.replace("/", "_").replace(":", "_")
 
 
-class Slot(NamedTuple):
+class SlowVariable(NamedTuple):
     """One variable of the model and its slow state."""
 
     variable: Any  #: as the optimizer got it, a Keras variable or a tf.Variable
@@ -85,7 +85,7 @@ class SlowModel:
             )
 
         slots = [
-            Slot(
+            SlowVariable(
                 variable,
                 index,
                 add(variable, "anchor"),
@@ -95,13 +95,13 @@ class SlowModel:
             for variable in group
         ]
         # One flat tensor travels for each dtype.
-        by_dtype: dict[Any, list[Slot]] = {}
+        by_dtype: dict[Any, list[SlowVariable]] = {}
         for slot in slots:
             by_dtype.setdefault(slot.anchor.dtype, []).append(slot)
         self._buckets = list(by_dtype.values())
 
     @property
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[SlowVariable]:
         """Every variable's, in the order of the wire."""
         return [slot for bucket in self._buckets for slot in bucket]
 
@@ -162,7 +162,7 @@ class SlowModel:
         for slot, part in self._parts(flats):
             slot.anchor.assign(part)
 
-    def _parts(self, flats: Sequence[Any]) -> Iterator[tuple[Slot, Any]]:
+    def _parts(self, flats: Sequence[Any]) -> Iterator[tuple[SlowVariable, Any]]:
         """Every slot with its part of the flat tensors, in its shape."""
         for bucket, flat in zip(self._buckets, flats, strict=True):
             start = 0
@@ -171,7 +171,7 @@ class SlowModel:
                 start += slot.size
 
 
-def _displacement(slot: Slot) -> Any:
+def _displacement(slot: SlowVariable) -> Any:
     variable = native(slot.variable)
     start = tf.cast(tf.cast(slot.anchor, variable.dtype), slot.anchor.dtype)
     return start - tf.cast(variable, slot.anchor.dtype)

@@ -7,15 +7,15 @@ broadcast_optimizer_state are SlowMo's.
 # ruff: noqa: E402, F403
 from typing import TYPE_CHECKING, Any
 
-from slowmo_hvd.core.horovod import require_horovod
+from slowmo_hvd.core.requirements import require_horovod
 
 require_horovod("torch")
 
 from horovod.torch import *
 
+from slowmo_hvd.core.records import SyncRecord as SyncRecord
+from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
-from slowmo_hvd.core.stats import SyncRecord as SyncRecord
-from slowmo_hvd.core.stats import SyncStats as SyncStats
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 from slowmo_hvd.torch.elastic_state import register_handler as _register_handler
 from slowmo_hvd.torch.functions import broadcast_optimizer_state as broadcast_optimizer_state

@@ -7,7 +7,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.messages import Gather, gather_json
+from slowmo_hvd.core.gathering import Gather, gather_json
 from slowmo_hvd.torch.exchange import sum_
 from slowmo_hvd.torch.slow_model import real, slow_dtype
 
@@ -45,7 +45,7 @@ def reset(inner: torch.optim.Optimizer) -> None:
         inner.state.update(fresh.state)
 
 
-class Slot(NamedTuple):
+class BufferKey(NamedTuple):
     """One buffer that some worker has, by its parameter's position and its key in the state."""
 
     position: int
@@ -58,18 +58,18 @@ class BufferAverage:
     """The "average" strategy: every float buffer becomes its mean over the workers that have it.
 
     Which buffers there are depends on the gradients that a worker has seen, so the workers must
-    agree on a layout before they can sum: a worker that never had a gradient for a parameter has
-    no buffer for it. Along with its displacement each worker says whether it has news, a buffer
-    outside the agreed layout; the sum of those is equal everywhere, and so is the decision to
-    agree anew. Step counts and other integers are never averaged.
+    agree on a list of them before they can sum: a worker that never had a gradient for a
+    parameter has no buffer for it. Along with its displacement each worker says whether it has
+    news, a buffer outside the agreed list; the sum of those is equal everywhere, and so is the
+    decision to agree anew. Step counts and other integers are never averaged.
     """
 
     def __init__(self) -> None:
-        self._layout: tuple[Slot, ...] = ()
+        self._agreed: tuple[BufferKey, ...] = ()
 
     def has_news(self, inner: torch.optim.Optimizer) -> bool:
-        """Whether this worker has a buffer that is not in the agreed layout."""
-        return not set(_buffers(inner)).issubset(self._layout)
+        """Whether this worker has a buffer that is not in the agreed list."""
+        return not set(_buffers(inner)).issubset(self._agreed)
 
     def finite(self, inner: torch.optim.Optimizer) -> bool:
         """Whether every number that this worker would send is finite."""
@@ -82,49 +82,49 @@ class BufferAverage:
         return bool(torch.stack([total.double().to(device) for total in sums]).isfinite().all())
 
     def agree(self, inner: torch.optim.Optimizer, gather: Gather) -> None:
-        """Make the layout the union of all workers' buffers. A collective, by ``gather``."""
-        slots = set(self._layout)
+        """Make the list the union of all workers' buffers. A collective, by ``gather``."""
+        keys = set(self._agreed)
         for theirs in gather_json(list(_buffers(inner)), gather).values():
-            slots.update(Slot(*slot) for slot in theirs)
-        self._layout = tuple(sorted(slots))
+            keys.update(BufferKey(*key) for key in theirs)
+        self._agreed = tuple(sorted(keys))
 
     def average(self, inner: torch.optim.Optimizer, *, name: str, process_set: Any) -> int:
         """Average the agreed buffers over the workers that have them; return the bytes sent.
 
         Never compressed: Adam divides by second moments, which half precision rounds to 0.
         """
-        if not self._layout:  # agreed, hence empty on every rank or on none
+        if not self._agreed:  # agreed, hence empty on every rank or on none
             return 0
         buffers = _buffers(inner)
         flats, parts = self._allocate(_parameters(inner))
-        tail = flats[0][flats[0].numel() - len(self._layout) :]
-        for index, slot in enumerate(self._layout):
-            if slot in buffers:
-                parts[slot].copy_(buffers[slot].reshape(-1))
+        tail = flats[0][flats[0].numel() - len(self._agreed) :]
+        for index, key in enumerate(self._agreed):
+            if key in buffers:
+                parts[key].copy_(buffers[key].reshape(-1))
                 tail[index] = 1
         sent = sum_(
             flats, tail, name=name, compression=hvd.Compression.none, process_set=process_set
         )
-        for slot, owners in zip(self._layout, tail.tolist(), strict=True):
-            if slot in buffers:
-                buffer = buffers[slot]
-                buffer.copy_((parts[slot] / owners).view(buffer.shape))
+        for key, owners in zip(self._agreed, tail.tolist(), strict=True):
+            if key in buffers:
+                buffer = buffers[key]
+                buffer.copy_((parts[key] / owners).view(buffer.shape))
         return sent
 
-    def _allocate(self, params: list[Tensor]) -> tuple[list[Tensor], dict[Slot, Tensor]]:
-        """Flat tensors, one a device and dtype, with room for one count a slot in the first."""
-        rooms: dict[tuple[torch.device, torch.dtype], list[Slot]] = {}
-        for slot in self._layout:
-            dtype = torch.float64 if slot.wide else torch.float32
-            rooms.setdefault((params[slot.position].device, dtype), []).append(slot)
+    def _allocate(self, params: list[Tensor]) -> tuple[list[Tensor], dict[BufferKey, Tensor]]:
+        """Flat tensors, one a device and dtype, with room for one count a key in the first."""
+        rooms: dict[tuple[torch.device, torch.dtype], list[BufferKey]] = {}
+        for key in self._agreed:
+            dtype = torch.float64 if key.wide else torch.float32
+            rooms.setdefault((params[key.position].device, dtype), []).append(key)
         flats: list[Tensor] = []
-        parts: dict[Slot, Tensor] = {}
-        for (device, dtype), slots in rooms.items():
-            size = sum(slot.elements for slot in slots)
-            spare = len(self._layout) if not flats else 0
+        parts: dict[BufferKey, Tensor] = {}
+        for (device, dtype), keys in rooms.items():
+            size = sum(key.elements for key in keys)
+            spare = len(self._agreed) if not flats else 0
             flat = torch.zeros(size + spare, dtype=dtype, device=device)
-            pieces = torch.split(flat[:size], [slot.elements for slot in slots])
-            parts.update(zip(slots, pieces, strict=True))
+            pieces = torch.split(flat[:size], [key.elements for key in keys])
+            parts.update(zip(keys, pieces, strict=True))
             flats.append(flat)
         return flats, parts
 
@@ -133,18 +133,18 @@ def _parameters(inner: torch.optim.Optimizer) -> list[Tensor]:
     return [param for group in inner.param_groups for param in group["params"]]
 
 
-def _buffers(inner: torch.optim.Optimizer) -> dict[Slot, Tensor]:
-    """The inner optimizer's float buffers, each in its slot."""
-    return dict(_slots(inner))
+def _buffers(inner: torch.optim.Optimizer) -> dict[BufferKey, Tensor]:
+    """The inner optimizer's float buffers, by their keys."""
+    return dict(_keyed(inner))
 
 
-def _slots(inner: torch.optim.Optimizer) -> Iterator[tuple[Slot, Tensor]]:
+def _keyed(inner: torch.optim.Optimizer) -> Iterator[tuple[BufferKey, Tensor]]:
     for position, param in enumerate(_parameters(inner)):
         for key, value in inner.state.get(param, {}).items():
             if _is_buffer(key, value, param):
                 buffer = real(value)
                 wide = slow_dtype(buffer.dtype) == torch.float64
-                yield Slot(position, key, buffer.numel(), wide), buffer
+                yield BufferKey(position, key, buffer.numel(), wide), buffer
 
 
 def _is_buffer(key: Any, value: Any, param: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """The collectives of SlowMo: sums over the workers, and nothing else.
 
 Every rank calls these in the same order with the same names and sizes, because the optimizer
-calls them by the schedule and the agreed layout alone. A sum is also the one collective that
+calls them by the schedule and what they agreed on alone. A sum is also the one collective that
 Horovod still carries out after a rank has called ``hvd.join()``: such a rank adds zeros.
 """
 

@@ -7,8 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.layout import group_difference
+from slowmo_hvd.core.form import array_form, group_difference
 from slowmo_hvd.core.state import refusal
+
+
+def tensor_form(value: Any) -> str | None:
+    """The form of a tensor in an optimizer's state, as `slowmo_hvd.core.form` compares it."""
+    if not isinstance(value, Tensor):
+        return array_form(value)  # an array in a tensor's place is no tensor
+    form = f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if type(value) is not Tensor:
+        form = f"{type(value).__name__} {form}"
+    if value.layout != torch.strided:
+        form += f" {str(value.layout).removeprefix('torch.')}"
+    return f"{form} without values" if value.is_meta else form
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from slowmo_hvd.core.arguments import (
 )
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.state import refusal
-from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch import gradients
 from slowmo_hvd.torch.arguments import check_inner, check_names
 from slowmo_hvd.torch.callers import is_initialising_state

@@ -15,13 +15,14 @@ from torch import Tensor
 from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, outer_step
+from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
-from slowmo_hvd.core.stats import SyncRecord, SyncStats
 from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
 from slowmo_hvd.torch.callers import stack_level_of_user
 from slowmo_hvd.torch.exchange import gather_figures, stall_watch, sum_
+from slowmo_hvd.torch.inner_state import tensor_form
 from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
@@ -58,13 +59,13 @@ class OuterLoop:
         self._schedule = Schedule(self.config.sync_period, self.config.warmup_steps)
         self._rates = [MeanLearningRate() for _ in self._inner.param_groups]
         self._slow: SlowModel | None = None
-        self._agreed_layout: tuple[int, ...] | None = None
+        self._agreed_groups: tuple[int, ...] | None = None
 
     def _begin_unshared(self) -> None:
         """What a copy does not take from its original."""
         self._serial: int | None = None
         _loops.add(self)
-        self._agreed_layout = None
+        self._agreed_groups = None
         self._buffer_average = BufferAverage()
         self.stats = SyncStats()
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
@@ -109,13 +110,13 @@ class OuterLoop:
         script does on every rank; where some ranks loaded and others did not, all are here,
         in their first step, and learn of it from the figures.
         """
-        layout = tuple(map(len, self._groups()))
-        if layout == self._agreed_layout:
+        sizes = tuple(map(len, self._groups()))
+        if sizes == self._agreed_groups:
             return
         with stall_watch.waiting(self, "in the first step", warn_after=10):
-            self._agree_on(layout)
+            self._agree_on(sizes)
 
-    def _agree_on(self, layout: tuple[int, ...]) -> None:
+    def _agree_on(self, sizes: tuple[int, ...]) -> None:
         figures = figures_of(
             self.config,
             self._schedule,
@@ -133,7 +134,7 @@ class OuterLoop:
         self._name = f"{family}.{self._serial}"
         self._take_anchor(root)
         self._buffer_average = BufferAverage()  # a rank that is new here has agreed on none
-        self._agreed_layout = layout
+        self._agreed_groups = sizes
 
     def _extended(self) -> tuple[SlowModel, list[MeanLearningRate]]:
         """The slow state with parameters that are new in it anchored where they are."""
@@ -271,7 +272,7 @@ class OuterLoop:
         if self._strategy != "average":
             return 0
         if agree:
-            name, process_set = f"{self._name}.layout", self.process_set
+            name, process_set = f"{self._name}.buffer_keys", self.process_set
             gather = partial(gather_figures, name=name, process_set=process_set)
             self._buffer_average.agree(self._inner, gather)
         return self._buffer_average.average(
@@ -310,7 +311,7 @@ class OuterLoop:
 
     def _of_inner(self, state: Any) -> dict[str, Any]:
         shapes = [tuple(param.shape) for group in self._groups() for param in group]
-        return pack_inner(type(self._inner).__name__, shapes, state)
+        return pack_inner(type(self._inner).__name__, shapes, state, tensor_form)
 
     @torch.no_grad()
     def load(self, saved: Any) -> None:
@@ -327,7 +328,7 @@ class OuterLoop:
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
         kept = dict(self.__dict__)
-        for name in ("_serial", "_agreed_layout", "_buffer_average", "stats", "hooks"):
+        for name in ("_serial", "_agreed_groups", "_buffer_average", "stats", "hooks"):
             del kept[name]
         # Horovod compares the global process set by identity: a copy of it would be another set.
         if self.process_set is hvd.global_process_set:

@@ -69,7 +69,7 @@ def test_without_horovod_one_sentence_says_how_to_build_it(framework: str) -> No
     output = python(
         "import sys\n"
         "sys.modules['horovod'] = None\n"
-        "from slowmo_hvd.core.horovod import require_horovod\n"
+        "from slowmo_hvd.core.requirements import require_horovod\n"
         "try:\n"
         f"    require_horovod({framework!r})\n"
         "except ImportError as error:\n"
@@ -95,7 +95,7 @@ def test_a_horovod_that_was_built_for_another_framework_is_told_apart() -> None:
         "for name in ('horovod', 'horovod.common', 'horovod.common.util'):\n"
         "    sys.modules[name] = types.ModuleType(name)\n"
         "sys.modules['horovod.common.util'].extension_available = lambda name: name == 'torch'\n"
-        "from slowmo_hvd.core.horovod import require_horovod\n"
+        "from slowmo_hvd.core.requirements import require_horovod\n"
         "require_horovod('torch')\n"
         "try:\n"
         "    require_horovod('tensorflow')\n"

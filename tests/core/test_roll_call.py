@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion, is_sound, mark
+from slowmo_hvd.core.roll_call import (
+    LARGEST_SQUARE,
+    call_roll,
+    exclusion,
+    is_sound,
+    mark,
+    mark_of_change,
+)
 
 
 def test_a_worker_marks_its_step_and_a_broken_one_its_negative() -> None:
@@ -14,6 +21,19 @@ def test_a_worker_marks_its_step_and_a_broken_one_its_negative() -> None:
 def test_those_who_joined_are_absent_and_those_who_broke_are_present() -> None:
     roll = call_roll([6.0, 0.0, -6.0, 6.0], [0, 2, 4, 6], "exclude")
     assert (roll.present, roll.contributors, roll.excluded) == (3, 2, (4,))
+
+
+def test_all_may_change_their_parameters_after_one_step() -> None:
+    roll = call_roll([mark_of_change(6), 0.0, mark_of_change(6)], [0, 1, 2], "raise")
+    assert (roll.present, roll.excluded) == (2, ())
+
+
+@pytest.mark.parametrize("theirs", [6.0, -6.0, 9.0])
+def test_a_change_of_the_parameters_on_some_ranks_is_told_apart_from_a_sync(theirs: float) -> None:
+    with pytest.raises(
+        RuntimeError, match="ranks 0, 5 changed which .* and rank 3 did not: freeze"
+    ):
+        call_roll([mark_of_change(6), theirs, mark_of_change(6)], [0, 3, 5], "exclude")
 
 
 @pytest.mark.parametrize("marks", [[6.0, 5.0, 6.0], [6.0, -5.0, 0.0], [-6.0, -5.0, -6.0]])

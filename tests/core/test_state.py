@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.form import array_form
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 from slowmo_hvd.core.state import (
     STATE_VERSION,
@@ -22,7 +23,13 @@ from slowmo_hvd.core.state import (
 
 CONFIG = SlowMoConfig(sync_period=4, slow_momentum=0.5, slow_lr=0.75, warmup_steps=2)
 SHAPES = [(3,), (2, 2)]
-INNER = pack_inner("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(3)}}, "lr": 0.5})
+
+
+def inner_of(optimizer: str, shapes: list[tuple[int, ...]], state: Any) -> dict[str, Any]:
+    return pack_inner(optimizer, shapes, state, array_form)
+
+
+INNER = inner_of("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(3)}}, "lr": 0.5})
 
 
 def tensors() -> dict[int, Any]:
@@ -76,7 +83,7 @@ def test_the_state_without_slow_momentum_is_good() -> None:
 
 
 def test_the_state_is_builtins_but_for_its_tensors() -> None:
-    saved = state() | {"anchor": {}, "momentum": {}, "inner": pack_inner("SGD", SHAPES, [])}
+    saved = state() | {"anchor": {}, "momentum": {}, "inner": inner_of("SGD", SHAPES, [])}
     assert json.loads(json.dumps(saved)) == saved
     assert set(map(type, itertools.chain(saved["lr_total"], saved["lr_steps"]))) == {float, int}
 
@@ -253,16 +260,16 @@ def test_tensors_with_what_the_adapter_objects_to_are_refused(name: str, value: 
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (pack_inner("Adam", SHAPES, {}), "saved with 'Adam' as the inner optimizer"),
-        (pack_inner("SGD", [(3,)], {}), "it is not of 2 parameters"),
-        (pack_inner("SGD", [(3,), (4,)], {}), "parameter 1 has shape [2, 2], and [4] was saved"),
-        (pack_inner("SGD", SHAPES, {"state": {}, "lr": 0.5}), "the inner state['state'] has the"),
+        (inner_of("Adam", SHAPES, {}), "saved with 'Adam' as the inner optimizer"),
+        (inner_of("SGD", [(3,)], {}), "it is not of 2 parameters"),
+        (inner_of("SGD", [(3,), (4,)], {}), "parameter 1 has shape [2, 2], and [4] was saved"),
+        (inner_of("SGD", SHAPES, {"state": {}, "lr": 0.5}), "the inner state['state'] has the"),
         (
-            pack_inner("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(4)}}, "lr": 0.5}),
+            inner_of("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(4)}}, "lr": 0.5}),
             "['state'][0]['buffer'] is ndarray float64[3] and ndarray float64[4] was saved",
         ),
         (
-            pack_inner("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(3)}}, "lr": 1}),
+            inner_of("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(3)}}, "lr": 1}),
             "the inner state['lr'] is float and int was saved",
         ),
     ],

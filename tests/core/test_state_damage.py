@@ -8,6 +8,7 @@ from damage import SEEDS, Count, damaged, many, refused
 from hypothesis import given
 
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.form import array_form
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
 
@@ -24,7 +25,7 @@ def tensors() -> dict[int, Any]:
 
 
 def inner_of(state: Any) -> dict[str, Any]:
-    return pack_inner("SGD", SHAPES, state)
+    return pack_inner("SGD", SHAPES, state, array_form)
 
 
 def whole() -> dict[str, Any]:

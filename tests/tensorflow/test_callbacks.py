@@ -86,7 +86,7 @@ def test_each_of_horovods_callbacks_is_here_and_ours() -> None:
     assert len(theirs) == 5
     for name in theirs:
         ours = getattr(callbacks, name)
-        assert ours.__module__ == "slowmo_hvd.tensorflow.keras.callbacks"
+        assert ours.__module__.startswith("slowmo_hvd.tensorflow.keras.callbacks.")
         assert inspect.signature(ours).parameters.keys() == (
             inspect.signature(getattr(horovod_callbacks, name)).parameters.keys()
         )

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ranks import by_rank, everyone
 
 import slowmo_hvd.tensorflow as hvd
-from slowmo_hvd.tensorflow.statistics import average_statistics
+from slowmo_hvd.tensorflow.moving_statistics import average_statistics
 
 pytestmark = pytest.mark.ranks(1, 2)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from horovod.tensorflow.keras import *
 
+from slowmo_hvd.core.records import SyncRecord as SyncRecord
+from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
-from slowmo_hvd.core.stats import SyncRecord as SyncRecord
-from slowmo_hvd.core.stats import SyncStats as SyncStats
 from slowmo_hvd.tensorflow.keras.load import load_model as load_model
 from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer as DistributedOptimizer
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.schedule import Sync
-from slowmo_hvd.core.stats import SyncRecord, SyncStats
 
 
 def record(step: int, payload: int, seconds: float) -> SyncRecord:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slowmo_hvd.core.messages import gather_json
+from slowmo_hvd.core.gathering import gather_json
 
 
 def exchange(*values: Any) -> list[dict[int, Any]]:

@@ -7,51 +7,51 @@ step. So the form is saved beside the slow state, as builtins, and compared befo
 import json
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+#: Tells the form of one tensor, such as "float32[3, 4]"; None of what is no tensor.
+Describe: TypeAlias = Callable[[Any], str | None]
 
 
-def layout_text(value: Any) -> str:
-    """`layout_of`, as JSON: were it saved as a dict, pickle would keep one string for a key in it
+def array_form(value: Any) -> str | None:
+    """The form of what has a shape and a dtype: "ndarray float32[3, 4]"."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} {value.dtype}{list(value.shape)}"
+    return None
+
+
+def form_text(value: Any, describe: Describe) -> str:
+    """`form_of`, as JSON: were it saved as a dict, pickle would keep one string for a key in it
     and in the state, so that one damaged byte changed both alike.
     """
-    return json.dumps(layout_of(value))
+    return json.dumps(form_of(value, describe))
 
 
-def layout_of(value: Any) -> Any:
-    """The form of a nested state: containers as they are, "float32[3, 4]" or "int" for a leaf."""
+def form_of(value: Any, describe: Describe) -> Any:
+    """The form of a nested state: containers as they are, and for a leaf ``describe`` of it, or
+    the name of its type.
+    """
     if isinstance(value, Mapping):
-        return {repr(key): layout_of(item) for key, item in value.items()}
+        return {repr(key): form_of(item, describe) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [layout_of(item) for item in value]
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return _form(value)
-    return type(value).__name__
-
-
-def _form(tensor: Any) -> str:
-    form = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-    if type(tensor).__name__ != "Tensor":  # an array in a tensor's place is no tensor
-        form = f"{type(tensor).__name__} {form}"
-    storage = str(getattr(tensor, "layout", "torch.strided"))
-    if storage != "torch.strided":
-        form += f" {storage.removeprefix('torch.')}"
-    return f"{form} without values" if getattr(tensor, "is_meta", False) else form
+        return [form_of(item, describe) for item in value]
+    return describe(value) or type(value).__name__
 
 
 def text_difference(saved: Any, found: str) -> str | None:
-    """Where what two `layout_text` describe first differs, and how; None where it does not."""
+    """Where what two `form_text` describe first differs, and how; None where it does not."""
     if saved == found:
         return None
     try:
-        layout = json.loads(saved)
+        form = json.loads(saved)
     except (TypeError, ValueError, RecursionError):
-        return "the layout of the inner state is unreadable"
-    return difference(layout, json.loads(found), "the inner state") or "the inner state differs"
+        return "the form of the inner state is unreadable"
+    return difference(form, json.loads(found), "the inner state") or "the inner state differs"
 
 
 def difference(saved: Any, found: Any, where: str) -> str | None:
-    """Where two layouts first differ, and how; None where they do not."""
+    """Where two forms first differ, and how; None where they do not."""
     if type(saved) is not type(found) or isinstance(saved, str):
         same = type(saved) is type(found) and saved == found
         return None if same else f"{where} is {_brief(found)} and {_brief(saved)} was saved"
@@ -112,5 +112,5 @@ def _is_finite(number: Any) -> bool:
         return False
 
 
-def _brief(layout: Any) -> str:
-    return layout if isinstance(layout, str) else f"a {type(layout).__name__}"
+def _brief(form: Any) -> str:
+    return form if isinstance(form, str) else f"a {type(form).__name__}"
