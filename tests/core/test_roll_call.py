@@ -31,7 +31,7 @@ def test_all_may_change_their_parameters_after_one_step() -> None:
 @pytest.mark.parametrize("theirs", [6.0, -6.0, 9.0])
 def test_a_change_of_the_parameters_on_some_ranks_is_told_apart_from_a_sync(theirs: float) -> None:
     with pytest.raises(
-        RuntimeError, match="ranks 0, 5 changed which .* and rank 3 did not: freeze"
+        RuntimeError, match=r"ranks 0, 5 changed which .* and rank 3 did not: freeze"
     ):
         call_roll([mark_of_change(6), theirs, mark_of_change(6)], [0, 3, 5], "exclude")
 
