@@ -269,10 +269,13 @@ class OuterLoop:
         if not self.member:
             return
         with stall_watch.waiting(self, "in the first step", warn_after=10):
-            ours = list(self._frozen) if self._agreed else None
-            theirs = gather_json(ours, self._gather("frozen"))
-            frozen = theirs[min(theirs)]
-            self._begin(self._to_freeze() if frozen is None else tuple(frozen))
+            gather = self._gather("frozen")
+            keys = {rank: int(key) for rank, (key,) in gather([self._key * self._agreed]).items()}
+            root = min(keys)
+            frozen = self._frozen if keys[root] else self._to_freeze()
+            if keys[root] and set(keys.values()) != {keys[root]}:
+                frozen = tuple(gather_json(list(self._frozen), gather)[root])
+            self._begin(frozen)
 
     def _begin(self, frozen: tuple[int, ...]) -> None:
         begun = self.begun
