@@ -68,10 +68,12 @@ def check_names(
 ) -> list[tuple[str, Tensor]]:
     """The names; raise unless they are unique and cover all of the optimizer's parameters.
 
-    As Horovod's DistributedOptimizer checks them.
+    As Horovod's DistributedOptimizer checks them. Where none are given, torch may have some: of an
+    optimizer that was made from named parameters.
     """
     if named_parameters is None:
-        return []
+        groups = [group for group in optimizer.param_groups if "param_names" in group]
+        return [pair for g in groups for pair in zip(g["param_names"], g["params"], strict=True)]
     try:
         named = list(named_parameters)
     except TypeError:

@@ -171,10 +171,15 @@ def test_ranks_that_replaced_different_parameters_are_told_which() -> None:
 
 
 @pytest.mark.ranks(2)
-def test_an_order_that_differs_between_the_ranks_is_found_by_the_names() -> None:
+@pytest.mark.parametrize("named_to", ["SlowMo", "torch"])
+def test_an_order_that_differs_between_the_ranks_is_found_by_the_names(named_to: str) -> None:
     weights = {"a": number(0.0), "b": number(0.0)}
     names = by_rank(["a", "b"], ["b", "a"])  # as list(set(...)) may have them
-    optimizer = sgd(*(weights[name] for name in names), named_parameters=weights.items())
+    params: list[Any] = [weights[name] for name in names]
+    if named_to == "torch":
+        optimizer = sgd(*zip(names, params, strict=True))  # type: ignore[arg-type]
+    else:
+        optimizer = sgd(*params, named_parameters=weights.items())
     same_error_everywhere(
         ValueError,
         "the ranks differ in names of the parameters: number 0 is 'a' on rank 0, 'b' on rank 1",
