@@ -1,8 +1,9 @@
 """Whether processes make progress: what hangs is idle, and what is slow on a busy machine is not.
 
-Measured on two cores, as the share of one that a process's main thread takes: a rank that waits in
-a collective 0 to 2%, horovodrun 0.1%, a rank that computes beside seven busy processes 26%. Other
-threads do not count, since Horovod's looks for work all the time, and takes 8% of a core.
+Measured on two cores, as the share of one that a process's main thread takes: horovodrun 0.1%; a
+rank that waits in a collective up to 2%, in a thousand looks a second whether the others are there;
+a rank that computes beside seven busy processes 26%, beside fifteen 8%, and without going to sleep.
+Other threads do not count, since Horovod's looks for work all the time, and takes 8% of a core.
 """
 
 import collections
@@ -10,11 +11,23 @@ import os
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 IDLE = 40  # seconds
 FAR = 600  # seconds; for what hangs and is busy
-_SHARE = 0.08  # of a core, on one main thread
 _TICKS = os.sysconf("SC_CLK_TCK")  # in a second
+
+
+class Used(NamedTuple):
+    """What a process has used: its main thread, and its children that have ended.
+
+    Attributes:
+        ticks: of the processor's time.
+        sleeps: how often the main thread gave the processor back of its own.
+    """
+
+    ticks: int
+    sleeps: int
 
 
 class Watch:
@@ -22,7 +35,7 @@ class Watch:
 
     Args:
         roots: the processes' numbers, read at each look.
-        idle: seconds after which they hang if none of them took 8% of a core.
+        idle: seconds after which they hang if none of them made progress.
         far: seconds after which they hang though they are busy.
 
     Attributes:
@@ -36,43 +49,52 @@ class Watch:
         self._begun = time.monotonic()
         self.pause = min(1.0, idle / 4)
         # By count, not by the clock: a machine that stood still was not idle.
-        self._looks: collections.deque[dict[tuple[int, int], int]]
-        self._looks = collections.deque([_used(roots)], maxlen=1 + round(idle / self.pause))
+        self._looks: collections.deque[dict[tuple[int, int], Used]]
+        self._looks = collections.deque([_look(roots)], maxlen=1 + round(idle / self.pause))
 
     def verdict(self) -> str | None:
         """ "has been idle for 40 s" or the like, once they hang; to be asked after each pause."""
         if time.monotonic() - self._begun >= self._far:
             return f"has been busy for {self._far:g} s"
-        now = _used(self._roots)
+        now = _look(self._roots)
         self._looks.append(now)
         if len(self._looks) < self._looks.maxlen:
             return None
         before = self._looks[0]
-        most = max((ticks - before.get(one, 0) for one, ticks in now.items()), default=0)
-        if most / _TICKS >= _SHARE * self._idle:
+        if any(self._works(before.get(one, Used(0, 0)), used) for one, used in now.items()):
             return None
         return f"has been idle for {self._idle:g} s"
 
+    def _works(self, before: Used, now: Used) -> bool:
+        seconds = (now.ticks - before.ticks) / _TICKS
+        if seconds >= 0.08 * self._idle:
+            return True
+        # What is starved takes little, but all that it gets; what waits goes back to sleep.
+        return seconds >= 0.02 * self._idle and seconds >= 1e-3 * (now.sleeps - before.sleeps)
 
-def _used(roots: Collection[int]) -> dict[tuple[int, int], int]:
-    """The clock ticks that each process's main thread and its ended children have used.
 
-    A process is known by its number and the time of its start.
-    """
-    parents: dict[int, int] = {}
-    used: dict[int, tuple[int, int]] = {}
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            # Of the main thread, which has the process's number.
-            stat = Path("/proc", process, "task", process, "stat").read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        # Without number and name, which may have spaces in it; `man proc` counts from 1.
-        fields = [int(field) for field in stat.rpartition(")")[2].split()[1:]]
-        parent, start, ticks = fields[0], fields[18], sum(fields[10:14])
-        parents[int(process)] = parent
-        used[int(process)] = start, ticks
-    tree = [root for root in roots if root in parents]
-    for number in tree:  # which grows
-        tree += [child for child, parent in parents.items() if parent == number]
-    return {(number, used[number][0]): used[number][1] for number in tree}
+def _look(roots: Collection[int]) -> dict[tuple[int, int], Used]:
+    """What each process has used; it is known by its number and the time of its start."""
+    stats: dict[int, list[int]] = {}
+    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        # Without number and name, which may have spaces in it.
+        if text := _of_main_thread(process, "stat"):
+            stats[process] = [int(field) for field in text.rpartition(")")[2].split()[1:]]
+    tree = [root for root in roots if root in stats]
+    for process in tree:  # which grows
+        tree += [child for child, (parent, *_) in stats.items() if parent == process]
+    used = {}
+    for process in tree:
+        # `man proc_pid_stat` counts from 1, and the number is the first.
+        start, ticks = stats[process][22 - 4], sum(stats[process][14 - 4 : 18 - 4])
+        _, _, sleeps = _of_main_thread(process, "status").partition("\nvoluntary_ctxt_switches:")
+        used[process, start] = Used(ticks, int(sleeps.split()[0]) if sleeps else 0)
+    return used
+
+
+def _of_main_thread(process: int, file: str) -> str:
+    """A file in /proc, of the thread that has the process's number; empty if it has ended."""
+    try:
+        return Path("/proc", str(process), "task", str(process), file).read_text()
+    except OSError:
+        return ""

@@ -85,6 +85,60 @@ def test_after_it():
     assert nothing_is_left(mark), left_over(mark)
 
 
+@pytest.mark.parametrize("name", EACH_FRAMEWORK)
+def test_a_rank_that_waits_for_a_slow_one_does_not_hang(name: str, tmp_path: Path) -> None:
+    code, output, _ = nested(
+        tmp_path,
+        f"""
+import time
+
+import horovod.{name} as hvd
+import pytest
+import {name}
+
+@pytest.mark.ranks(2)
+@pytest.mark.limit(2)
+def test_that_is_slow():
+    while hvd.rank() == 1 and time.thread_time() < 6:
+        pass
+    hvd.allreduce({name}.ones([1]), name="rank_0_waits_here")
+""",
+        "--framework",
+        name,
+        folder=name,
+    )
+    assert code == 0, output
+
+
+def test_a_hang_in_the_last_shared_test_is_found_though_the_other_rank_has_more_to_do(
+    tmp_path: Path,
+) -> None:
+    code, output, mark = nested(
+        tmp_path,
+        """
+import horovod.torch as hvd
+import pytest
+import torch
+
+@pytest.mark.ranks(2)
+@pytest.mark.limit(2)
+def test_that_hangs():
+    if hvd.rank() == 0:
+        hvd.allreduce(torch.ones(1), name="rank 1 does not come")
+
+@pytest.mark.parametrize("number", range(2))
+def test_alone(number):
+    print("never reached")
+    while True:
+        pass
+""",
+    )
+    assert code != 0
+    assert "hangs in tests/test_nested.py::test_that_hangs: it has been idle for 2 s" in output
+    assert "never reached" not in output
+    assert nothing_is_left(mark), left_over(mark)
+
+
 def test_a_failure_on_one_rank_fails_the_run_though_the_other_waits(tmp_path: Path) -> None:
     code, output, mark = nested(
         tmp_path,
