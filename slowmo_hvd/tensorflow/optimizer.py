@@ -1,5 +1,6 @@
 """DistributedOptimizer: τ local steps of any Keras optimizer, one allreduce, one slow step."""
 
+import contextlib
 import logging
 import warnings
 import weakref
@@ -33,7 +34,6 @@ from slowmo_hvd.tensorflow.context import (
     check_context,
     initialised,
     refuse_strategy,
-    traced_for_making_variables,
 )
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
@@ -220,8 +220,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             return
         variables = list(variables)
-        # Out of the graph that a step may be traced for: what is made there has no value yet.
-        with tf.init_scope(), tf.name_scope(self.name):
+        # Out of the graph that a step may be traced for: what is made there has no value yet. But
+        # beside the model's variables if they have none either: an optimizer may look at them.
+        outside = tf.init_scope() if initialised(variables) else contextlib.nullcontext()
+        with outside, tf.name_scope(self.name):
             if not self.inner_optimizer.built:
                 self.inner_optimizer.build(variables)
             groups = groups_of(self.inner_optimizer)
@@ -284,9 +286,6 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "the gradients, or call optimizer.build(model.trainable_variables) first"
                 )
             trainable_variables = list(trainable_variables)
-            if not initialised(trainable_variables):
-                traced_for_making_variables()
-                return
             self.build(trainable_variables)
         self._outer.before_step()
         learning_rates = self._outer.learning_rates()

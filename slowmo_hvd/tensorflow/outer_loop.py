@@ -21,6 +21,7 @@ from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion
 from slowmo_hvd.core.schedule import Schedule, Sync
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
+from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
 from slowmo_hvd.tensorflow.exchange import (
     average_now,
     gather_figures,
@@ -108,7 +109,17 @@ class OuterLoop:
             for leaf in self._leaves
         ]
         self._sync = tf.function(self._synchronise, autograph=False)
+        self._made_in_first_step = not self._have_values()
+        if not self._made_in_first_step:
+            self._look_at_fresh_buffers()
         self.built = True
+
+    def _have_values(self) -> bool:
+        return initialised([*(slot.variable for slot in self.slots), self._step])
+
+    def _look_at_fresh_buffers(self) -> None:
+        for buffers in self._buffers:
+            buffers.look()
 
     @property
     def slots(self) -> list[SlowVariable]:
@@ -151,11 +162,19 @@ class OuterLoop:
     def before_step(self) -> None:
         """Agree with the other ranks on one start, if that has not happened yet.
 
-        In a graph this runs where the graph is made, once: in the first step, on every rank.
+        Rank-equal: each rank does so once, in its first step, whether its model was built before
+        or is in this step. In a graph this runs where the graph is made. In the trace that makes
+        the model's variables there is nothing yet to start from; the next trace, of the same
+        step, comes here again.
         """
-        if self.member and not self._agreed:
-            with tf.init_scope():
-                self.agree()
+        if not self.member or self._agreed:
+            return
+        if not self._have_values():
+            traced_for_making_variables()
+            return
+        with tf.init_scope():
+            self._look_at_fresh_buffers()
+            self.agree()
 
     def after_step(self, learning_rates: Any) -> None:
         """Count one attempted step, taken at these learning rates; synchronise if that is due.
@@ -163,7 +182,7 @@ class OuterLoop:
         Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
         finite. With gradients that add up, the steps that move variables count.
         """
-        if not self.member:
+        if not self._agreed:  # not a member; or in the trace that makes the model's variables
             return
         if self._attempt is None:
             self._count(learning_rates)
@@ -274,7 +293,8 @@ class OuterLoop:
             for a, b in zip(flats, ours, strict=True)
             if a.shape[0]
         ]
-        if any(gap != 0 for gap in gaps):  # a NaN too
+        # No one could broadcast weights that the first step makes.
+        if any(gap != 0 for gap in gaps) and not self._made_in_first_step:  # a NaN too
             warnings.warn(unequal_start(hvd.rank(), root, max(gaps)), stacklevel=2)
         self._slow.set_anchors(flats)
         if not begun:
