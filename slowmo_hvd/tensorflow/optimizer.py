@@ -25,6 +25,7 @@ from slowmo_hvd.tensorflow import saved_state
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
     check_inner,
+    check_trained,
     compression_by_name,
     name_of_compression,
     process_set_by_ranks,
@@ -287,6 +288,9 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 )
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+        check_trained(grads, trainable_variables or self._trainable_variables)
         self._outer.before_step()
         learning_rates = self._outer.learning_rates()
         self.inner_optimizer.apply(self._prepared(grads), trainable_variables)
@@ -344,8 +348,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def after_broadcast(self) -> None:
         """Agree on one start anew, as in the first step. A collective, for elastic states."""
-        if self.built and self._outer.member:
-            self._outer.agree()
+        if self.built:
+            self._outer.agree_after_broadcast()
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> "HookHandle":
         """Have ``hook(record)`` called after each sync, for a logger.
