@@ -29,6 +29,7 @@ _COUNTERS = ("step", "window", "position")
 
 def to_arrays(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
     """All that there is to save of a built optimizer."""
+    outer.anchor_frozen()
     arrays = {name: np.array(value.numpy()) for name, value in outer.named_variables().items()}
     arrays["version"] = np.array(STATE_VERSION, np.int64)
     arrays["config"] = _to_bytes(outer.config.arithmetic())
