@@ -139,10 +139,9 @@ class OuterLoop:
             return
         check_groups(self._inner)
         now = Parameters(groups) if stepping else known.at_a_sync(groups)
-        where = f"after {self._schedule.step} steps, to train other parameters"
-        difference = now.difference(known)
-        _logger.info("%s (%s): the ranks agree on them anew", where, difference)
-        with stall_watch.waiting(self, where):
+        step, difference = self._schedule.step, now.difference(known)
+        _logger.info("other parameters after %d steps (%s): all ranks agree anew", step, difference)
+        with stall_watch.waiting(self, f"to agree on other parameters after step {step}"):
             self._meet()
             self._agree_on(now, known)
 
@@ -185,42 +184,52 @@ class OuterLoop:
 
         root, self._serial = agree(figures, gather, self._serial, others)
         self._name = f"{family}.{self._serial}"
-        self._freeze(now, before, root)
-        rates = now.follow(self._known, self._rates)
-        self._slow = self._take_anchor(now, root)
-        self._rates, self._known, self._agreed = rates, now, True
+        apart, excluded = self._freeze(now, before, root)
+        slow, apart_too = self._take_anchor(now, root)
+        self._rates = now.follow(self._known, self._rates)
+        self._slow, self._known, self._agreed = slow, now, True
         self._buffer_average = BufferAverage()  # a rank that is new here has agreed on none
+        # At the end, since a script may have made warnings errors, on this rank alone too.
+        if excluded:
+            said = frozen_without(excluded, self._schedule.step)
+            warnings.warn(said, stacklevel=stack_level_of_user())
+        apart = torch.tensor([apart, apart_too], dtype=torch.float64).max().item()
+        if apart != 0:  # a NaN too
+            said = unequal_start(hvd.rank(), root, apart)
+            warnings.warn(said, stacklevel=stack_level_of_user())
 
-    def _freeze(self, now: Parameters, before: Parameters | None, root: int) -> None:
+    def _freeze(
+        self, now: Parameters, before: Parameters | None, root: int
+    ) -> tuple[float, tuple[int, ...]]:
         """Put the parameters that are not trained to one value on all ranks, and leave them.
 
         Those frozen inside a window take the workers' mean; of all that were not frozen before
         the checksums are compared. Rank-equal: the ranks agreed on which those are.
+
+        Returns:
+            How far this rank's were from the root's, and the ranks that are not in the mean.
         """
+        excluded: tuple[int, ...] = ()
         since = now.frozen_since(before) if before else []
         if since and self._schedule.position > 0:
             assert self._slow is not None
-            step = self._schedule.step
-            roll = take_mean(
+            excluded = take_mean(
                 self._slow,
                 now.groups,
                 since,
-                step,
+                self._schedule.step,
                 self.config.on_nonfinite,
                 name=f"{self._name}.frozen",
                 process_set=self.process_set,
-            )
-            if roll.excluded:
-                warnings.warn(frozen_without(roll.excluded, step), stacklevel=stack_level_of_user())
+            ).excluded
         for where in since:
             now.all[where].grad = None  # left from before it was frozen
         known = {id(before.all[where]) for where in before.frozen} if before else set()
         params = [now.all[where] for where in now.frozen if id(now.all[where]) not in known]
-        if params:
-            name = f"{self._name}.frozen_start"
-            apart = take_roots(params, root, name=name, process_set=self.process_set)
-            if apart is not None:
-                self._warn_of_start(root, apart)
+        if not params:
+            return 0.0, excluded
+        name = f"{self._name}.frozen_start"
+        return take_roots(params, root, name=name, process_set=self.process_set), excluded
 
     def _drop_gradients(self) -> None:
         """Frozen parameters are not averaged, so the inner step must not move them here alone."""
@@ -246,8 +255,12 @@ class OuterLoop:
         slow = SlowModel(now.groups, now.trained, with_momentum=self.config.slow_momentum > 0)
         return slow, slow.inherit(self._slow) if self._slow else set()
 
-    def _take_anchor(self, now: Parameters, root: int) -> SlowModel:
-        """Anchor all parameters at the root's values, those that had an anchor at its anchor."""
+    def _take_anchor(self, now: Parameters, root: int) -> tuple[SlowModel, float]:
+        """Anchor all parameters at the root's values, those that had an anchor at its anchor.
+
+        Returns:
+            The slow state, and how far this rank's anchors were from the root's.
+        """
         slow, old = self._extended(now)
         flats = [bucket.anchor for bucket in slow.buckets]
         before = [flat.clone() for flat in flats]
@@ -263,17 +276,8 @@ class OuterLoop:
         )
         pairs = [(a, b) for a, b in zip(flats, before, strict=True) if a.numel()]
         gaps = [(a - b).abs().max().double().cpu() for a, b in pairs]
-        apart = torch.stack(gaps).max().item() if gaps else 0.0
-        if apart != 0:  # a NaN too
-            self._warn_of_start(root, apart)
         slow.restart(set(now.trained) - old)
-        return slow
-
-    def _warn_of_start(self, root: int, apart: float) -> None:
-        warnings.warn(
-            unequal_start(hvd.rank(), root, apart),
-            stacklevel=stack_level_of_user(),
-        )
+        return slow, torch.stack(gaps).max().item() if gaps else 0.0
 
     @torch.no_grad()
     def _sync(self, kind: Sync) -> None:
