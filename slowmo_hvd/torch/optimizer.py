@@ -51,6 +51,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
     optimizer's own, so schedulers, GradScaler, closures and hooks work. Communication happens
     in `step`, `flush` and, to agree on one start, in the first step; nowhere else.
 
+    Parameters may be frozen, thawed, added, removed and replaced, on every rank before the same
+    step: the next one begins with an agreement on what there is. Those with requires_grad=False
+    are neither moved nor sent, and their slow momentum is dropped.
+
     Args:
         optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr".
         named_parameters: ``model.named_parameters()``; checked as Horovod checks it. The ranks
@@ -235,8 +239,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
             What the inner optimizer's step returns.
 
         Raises:
-            ValueError: in the first step, on every rank, if the ranks do not agree on the
-                configuration, the model or the position.
+            ValueError: in the first step, or where the parameters have changed, on every rank, if
+                the ranks do not agree on the configuration, the model or the position.
+            RuntimeError: in a sync, on every rank, if the ranks are in different ones, or some of
+                them and not all have changed the parameters.
         """
         args: Any = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
