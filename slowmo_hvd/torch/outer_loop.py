@@ -21,14 +21,20 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
 from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
 from slowmo_hvd.torch.callers import stack_level_of_user
-from slowmo_hvd.torch.exchange import gather_figures, stall_watch, sum_
+from slowmo_hvd.torch.exchange import critical, gather_figures, stall_watch, sum_
 from slowmo_hvd.torch.inner_state import tensor_form
 from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
+_AnyMethod = TypeVar("_AnyMethod", bound=Callable[..., Any])
 # A compiled training step leaves the graph here: collectives and clocks cannot be traced.
 _eager: Callable[[_Method], _Method] = torch.compiler.disable
 _loops: weakref.WeakSet["OuterLoop"] = weakref.WeakSet()  # all that live
+
+
+def _plain(method: _AnyMethod) -> _AnyMethod:
+    """Without a graph, and with tensors that may be written to after ``torch.inference_mode()``."""
+    return torch.inference_mode(False)(torch.no_grad()(method))
 
 
 class OuterLoop:
@@ -79,6 +85,7 @@ class OuterLoop:
     def before_step(self) -> None:
         """Agree with the other ranks on one start, if that has not happened yet."""
         if self.member:
+            critical.check(self)
             self._agree()
 
     @_eager
@@ -90,19 +97,18 @@ class OuterLoop:
             rate.add(lr.detach() if isinstance(lr, Tensor) else lr)
         due = self._schedule.tick()
         if due is not None:
-            self._sync(due)
+            self._end_window(due)
 
     @_eager
     def flush(self) -> None:
         """Synchronise now, unless a window has just begun."""
         if self._schedule.position > 0 and self.member:
             self._agree()
-            self._sync(Sync.FLUSH)
+            self._end_window(Sync.FLUSH)
 
     def _groups(self) -> list[list[Tensor]]:
         return [group["params"] for group in self._inner.param_groups]
 
-    @torch.no_grad()
     def _agree(self) -> None:
         """Before the first step, and after a load or a new group: one start for all ranks.
 
@@ -113,9 +119,10 @@ class OuterLoop:
         sizes = tuple(map(len, self._groups()))
         if sizes == self._agreed_groups:
             return
-        with stall_watch.waiting(self, "in the first step", warn_after=10):
+        with critical.entered(self, "the first step", unnamed=True):
             self._agree_on(sizes)
 
+    @_plain
     def _agree_on(self, sizes: tuple[int, ...]) -> None:
         figures = figures_of(
             self.config,
@@ -130,7 +137,8 @@ class OuterLoop:
         def others() -> list[int | None]:
             return [loop._serial for loop in _loops if loop is not self]
 
-        root, self._serial = agree(figures, gather, self._serial, others)
+        with critical.alike(), stall_watch.waiting(self, "in the first step", warn_after=10):
+            root, self._serial = agree(figures, gather, self._serial, others)
         self._name = f"{family}.{self._serial}"
         self._take_anchor(root)
         self._buffer_average = BufferAverage()  # a rank that is new here has agreed on none
@@ -154,13 +162,14 @@ class OuterLoop:
         if hvd.rank() != root:
             for flat in flats:
                 flat.zero_()
-        sum_(
-            flats,
-            flats[0][:0],
-            name=f"{self._name}.anchor",
-            compression=hvd.Compression.none,
-            process_set=self.process_set,
-        )
+        with stall_watch.sending(self, "in sending the first weights", size=self._bytes()):
+            sum_(
+                flats,
+                flats[0][:0],
+                name=f"{self._name}.anchor",
+                compression=hvd.Compression.none,
+                process_set=self.process_set,
+            )
         pairs = [(a, b) for a, b in zip(flats, before, strict=True) if a.numel()]
         gaps = [(a - b).abs().max().double().cpu() for a, b in pairs]
         apart = torch.stack(gaps).max().item() if gaps else 0.0
@@ -171,8 +180,23 @@ class OuterLoop:
             )
         self._slow.restart(new)
 
-    @torch.no_grad()
-    def _sync(self, kind: Sync) -> None:
+    def _bytes(self) -> int:
+        """What all displacements have on the wire."""
+        if self._slow is None or self.process_set.size() == 1:
+            return 0
+        return sum(bucket.anchor.nbytes for bucket in self._slow.buckets)
+
+    @_plain
+    def _end_window(self, kind: Sync) -> None:
+        """Synchronise, and then call the hooks."""
+        with critical.entered(self, f"the sync after step {self._schedule.step}"):
+            record = self._sync(kind)
+        if record.excluded:
+            warnings.warn(exclusion(record.excluded, record.step), stacklevel=stack_level_of_user())
+        for hook in list(self.hooks.values()):  # a hook may remove itself
+            hook(record)
+
+    def _sync(self, kind: Sync) -> SyncRecord:
         """Average the displacements, take the outer step, begin a window. A collective.
 
         Raises:
@@ -185,7 +209,7 @@ class OuterLoop:
         assert slow is not None  # _agree made it
         with (
             torch.profiler.record_function("slowmo.sync"),
-            stall_watch.waiting(self, f"in the sync after step {step}"),
+            stall_watch.waiting(self, f"in the sync after step {step}", size=self._bytes()),
         ):
             flats, tail, sound = self._outgoing(slow)
             sent = sum_(
@@ -195,7 +219,8 @@ class OuterLoop:
                 compression=self._compression,
                 process_set=self.process_set,
             )
-            roll, (squares, news_count, *rates) = self._read(tail)
+            with critical.alike():
+                roll, (squares, news_count, *rates) = self._read(tail)
             workers = roll.contributors
             gammas = tuple(rate / workers for rate in rates)
             norm = slow.squared_norm(flats) ** 0.5 / workers
@@ -222,10 +247,7 @@ class OuterLoop:
         for rate in self._rates:
             rate.clear()
         self.stats = self.stats.add(record)
-        if roll.excluded:
-            warnings.warn(exclusion(roll.excluded, step), stacklevel=stack_level_of_user())
-        for hook in self.hooks.values():
-            hook(record)
+        return record
 
     def _outgoing(self, slow: SlowModel) -> tuple[list[Tensor], Tensor, bool]:
         """This worker's displacements, the figures at their end, and whether it is sound.
@@ -279,13 +301,14 @@ class OuterLoop:
             self._inner, name=f"{self._name}.buffers", process_set=self.process_set
         )
 
-    @torch.no_grad()
+    @_plain
     def state(self, inner: Any) -> dict[str, Any]:
         """The slow state, as `slowmo_hvd.core.state` describes it; the tensors are live.
 
         Args:
             inner: the inner optimizer's state_dict, to save the form of it.
         """
+        critical.check_whole(self)
         slow, rates = self._slow, self._rates
         if slow is not None and len(slow.params()) != sum(map(len, self._groups())):
             slow, rates = self._extended()  # a new group's parameters have not had a step yet
@@ -313,7 +336,7 @@ class OuterLoop:
         shapes = [tuple(param.shape) for group in self._groups() for param in group]
         return pack_inner(type(self._inner).__name__, shapes, state, tensor_form)
 
-    @torch.no_grad()
+    @_plain
     def load(self, saved: Any) -> None:
         """Take a checked slow state over, or begin afresh if it is None."""
         slow = None
@@ -327,6 +350,7 @@ class OuterLoop:
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
+        critical.check_whole(self)
         kept = dict(self.__dict__)
         for name in ("_serial", "_agreed_groups", "_buffer_average", "stats", "hooks"):
             del kept[name]
