@@ -1,4 +1,4 @@
-"""Many tensors from one rank to all, as bytes: a collective for 64 MiB, not for each tensor."""
+"""Many tensors from one rank to all, as bytes: the small ones many at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from slowmo_hvd.torch.exchange import wait
 
-_CHUNK = 64 * 2**20  # bytes that travel at once
-_AT_ONCE = 2  # chunks, one of which is filled or emptied while the other is on its way
+_CHUNK = 64 * 2**20  # bytes that travel in one collective
+_LARGE = 2**20  # bytes of a tensor that need not be put together with others to travel well
+_WIRES = 2  # one of which is filled or emptied while the other is on its way
 
 
 class Spec(NamedTuple):
@@ -24,14 +25,6 @@ class Spec(NamedTuple):
     def bytes(self) -> int:
         """Its size."""
         return self.dtype.itemsize * torch.Size(self.shape).numel()
-
-
-class _Part(NamedTuple):
-    """Some bytes of one tensor."""
-
-    tensor: int
-    begin: int
-    end: int
 
 
 def spec_of(tensor: Tensor) -> Spec:
@@ -50,8 +43,8 @@ def broadcast_tensors(
 ) -> list[Tensor]:
     """The root's tensors: themselves on the root, copies on the CPU elsewhere. A collective.
 
-    Beside the copies, this takes the memory of two chunks; a tensor of more than a chunk travels
-    from and to its own memory, if that is the CPU's.
+    Beside the copies, this takes the memory of two chunks: large tensors travel from and to their
+    own memory, where that is the CPU's.
 
     Args:
         tensors: on the root.
@@ -65,17 +58,39 @@ def broadcast_tensors(
     if tensors is None:
         tensors = [torch.empty(spec.shape, dtype=spec.dtype, device="cpu") for spec in specs]
     raw = [_bytes(tensor) for tensor in tensors]
-    under_way: list[tuple[int, list[Tensor]]] = []
-    for index, (device, chunk) in enumerate(_chunks(specs)):
-        if len(under_way) == _AT_ONCE:
-            _finish(*under_way.pop(0), mine=mine)
-        parts = [raw[part.tensor][part.begin : part.end] for part in chunk]
+    under_way: list[_Transfer] = []
+    for index, (device, slices) in enumerate(_chunks(specs)):
+        parts = [raw[number][bytes_] for number, bytes_ in slices]
+        wires = [transfer for transfer in under_way if transfer.has_wire]
+        if len(wires) == _WIRES:
+            wires[0].finish(mine=mine)
+            under_way.remove(wires[0])
         wire = _wire(parts, devices.get(device, torch.device(device)), filled=mine)
         handle = hvd.broadcast_async_(wire, root_rank, f"{name}.{index}", process_set)
-        under_way.append((handle, parts))
-    for handle, parts in under_way:
-        _finish(handle, parts, mine=mine)
+        under_way.append(_Transfer(handle, wire, parts))
+    for transfer in under_way:
+        transfer.finish(mine=mine)
     return list(tensors)
+
+
+class _Transfer(NamedTuple):
+    """A collective under way."""
+
+    handle: int
+    wire: Tensor
+    parts: list[Tensor]
+
+    @property
+    def has_wire(self) -> bool:
+        """Whether it travels in memory of its own."""
+        return self.wire is not self.parts[0]
+
+    def finish(self, *, mine: bool) -> None:
+        """Wait for it, and put its bytes where they belong."""
+        wait(self.handle)
+        if self.has_wire and not mine:
+            for part, place in _places(self.parts, self.wire):
+                part.copy_(place)
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -83,23 +98,25 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
-def _chunks(specs: Sequence[Spec]) -> Iterator[tuple[str, list[_Part]]]:
-    """What travels at once, and its device type: from the specs alone, so alike on every rank."""
-    for device in sorted({spec.device for spec in specs}):
-        chunk: list[_Part] = []
-        room = _CHUNK
-        for index, spec in enumerate(specs):
-            begin = 0
-            while spec.device == device and begin < spec.bytes:
-                end = min(spec.bytes, begin + room)
-                chunk.append(_Part(index, begin, end))
-                room -= end - begin
-                begin = end
-                if not room:
-                    yield device, chunk
-                    chunk, room = [], _CHUNK
-        if chunk:
-            yield device, chunk
+def _chunks(specs: Sequence[Spec]) -> Iterator[tuple[str, list[tuple[int, slice]]]]:
+    """What travels at once, as slices of numbered tensors, and its device type.
+
+    From the specs alone, so alike on every rank.
+    """
+    small: dict[str, list[tuple[int, slice]]] = {}
+    room: dict[str, int] = {}
+    for number, spec in enumerate(specs):
+        if spec.bytes >= _LARGE:
+            for begin in range(0, spec.bytes, _CHUNK):
+                yield spec.device, [(number, slice(begin, min(begin + _CHUNK, spec.bytes)))]
+        elif spec.bytes:
+            if room.get(spec.device, 0) < spec.bytes:
+                if spec.device in small:
+                    yield spec.device, small[spec.device]
+                small[spec.device], room[spec.device] = [], _CHUNK
+            small[spec.device].append((number, slice(0, spec.bytes)))
+            room[spec.device] -= spec.bytes
+    yield from small.items()
 
 
 def _wire(parts: list[Tensor], device: torch.device, *, filled: bool) -> Tensor:
@@ -115,10 +132,3 @@ def _wire(parts: list[Tensor], device: torch.device, *, filled: bool) -> Tensor:
 
 def _places(parts: list[Tensor], wire: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(parts, torch.split(wire, list(map(len, parts))), strict=True)
-
-
-def _finish(handle: int, parts: list[Tensor], *, mine: bool) -> None:
-    wire = wait(handle)
-    if not mine and wire.data_ptr() != parts[0].data_ptr():
-        for part, place in _places(parts, wire):
-            part.copy_(place)

@@ -1,5 +1,6 @@
 """The outer loop of Algorithm 1 around any torch optimizer: windows, agreement, synchronisation."""
 
+import math
 import time
 import warnings
 import weakref
@@ -372,4 +373,7 @@ def _fault(tensor: Any, dtype: torch.dtype) -> str | None:
         return f"is no dense tensor with values but a {type(tensor).__name__}"
     if tensor.dtype != dtype:
         return f"is {tensor.dtype} and this optimizer keeps {dtype}"
-    return None if bool(torch.isfinite(tensor).all()) else "is not finite"
+    if tensor.numel() == 0:
+        return None
+    least, largest = tensor.aminmax()  # either is NaN if any element is
+    return None if math.isfinite(least) and math.isfinite(largest) else "is not finite"
