@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from progress import FAR, IDLE, Watch
+
 ROOT = Path(__file__).resolve().parent.parent
 _running: set[int] = set()  # process groups
 
@@ -15,12 +17,13 @@ _running: set[int] = set()  # process groups
 def run(
     command: Sequence[str],
     *,
-    timeout: float = 40,
+    timeout: float = IDLE,
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process group of its own; kill all of it after ``timeout`` seconds.
+    """Run a command in a process group of its own; kill all of it once it hangs.
 
+    It hangs when it and its descendants were idle for ``timeout`` seconds (see progress.py).
     Standard error is merged into standard output. Horovod's variables of the run that this test
     is part of are taken out of the environment.
     """
@@ -36,11 +39,18 @@ def run(
     )
     _running.add(process.pid)
     try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        _kill(process.pid)
-        output, _ = process.communicate()
-        raise AssertionError(f"{' '.join(command)} took over {timeout} s:\n{output}") from None
+        # A little before the test that runs it, which could not show the command's output.
+        watch = Watch([process.pid], idle=timeout, far=FAR - 30)
+        output = None
+        while output is None:
+            try:
+                output, _ = process.communicate(timeout=watch.pause)
+            except subprocess.TimeoutExpired:
+                if verdict := watch.verdict():
+                    _kill(process.pid)
+                    output, _ = process.communicate()
+                    words = f"{' '.join(command)} {verdict}:\n{output}"
+                    raise AssertionError(words) from None
     finally:
         _kill(process.pid)  # what it may have left
         _running.discard(process.pid)
@@ -74,7 +84,7 @@ def background(
 def horovodrun(
     ranks: int,
     *command: str,
-    timeout: float = 40,
+    timeout: float = IDLE,
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:

@@ -119,6 +119,7 @@ class StallWatch:
             HorovodInternalError: the wait was ended here, or another rank ended or failed. One
                 that ``hvd.elastic.run`` takes for a reason to begin again from the last commit.
         """
+        outer = self._waits.get(owner)
         self.begin(owner, where, warn_after=warn_after, size=size, cause=cause)
         wait = self._waits[owner]
         try:
@@ -127,7 +128,7 @@ class StallWatch:
             if wait.ended:
                 self._let_it_end()
                 raise self._error(wait.ended) from error
-            if isinstance(error, self._error):
+            if isinstance(error, self._error) and not isinstance(error.__cause__, self._error):
                 raise self._error(
                     f"another rank has ended or failed while rank {self._rank()} was {where}. If "
                     "it failed, its own output says why; if it ran out of batches, end every rank "
@@ -136,6 +137,10 @@ class StallWatch:
             raise
         finally:
             self.end(owner)
+            if outer is not None:  # a part of a longer wait, which goes on
+                with self._lock:
+                    outer.since = self._clock()
+                    self._waits[owner] = outer
 
     @contextlib.contextmanager
     def sending(self, owner: Any, where: str, *, size: int) -> Iterator[None]:

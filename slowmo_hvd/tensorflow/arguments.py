@@ -1,5 +1,6 @@
 """Checks of DistributedOptimizer's arguments that need Keras or TensorFlow to be made."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -9,6 +10,7 @@ from horovod.common import process_sets
 from slowmo_hvd.core.agreement import class_name
 from slowmo_hvd.core.arguments import check_process_set
 from slowmo_hvd.tensorflow.leaves import leaves
+from slowmo_hvd.tensorflow.slow_model import path_of
 
 _OF_THE_INNER = {
     "learning_rate",
@@ -59,6 +61,16 @@ def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
                 "inner optimizer."
             )
         raise TypeError(f"DistributedOptimizer() got an unexpected keyword argument {name!r}")
+
+
+def check_trained(grads: Iterable[Any], variables: Iterable[Any]) -> None:
+    """Raise ValueError if a frozen variable has a gradient: it would move, and never be averaged."""
+    for grad, variable in zip(grads, variables, strict=False):  # Keras compares their numbers
+        if grad is not None and not variable.trainable:
+            raise ValueError(
+                f"{path_of(variable)} has a gradient and trainable=False: give the gradients of "
+                "model.trainable_variables as they are now, or set trainable=True"
+            )
 
 
 def check_device(device: Any) -> None:

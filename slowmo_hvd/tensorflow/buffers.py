@@ -1,6 +1,6 @@
 """Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
@@ -53,12 +53,18 @@ class Buffers:
         self.strategy = strategy
         self._leaf = leaf
         self._buffers = _buffers(leaf)
-        self._fresh = _fresh_values(leaf)
+        self._owners = _owners(leaf)
+        self._fresh: list[Any] | None = None
         #: Its count of steps at the last reset.
         self.restarted_at = native(
             add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
         )
         _count_from(leaf, self.restarted_at)
+
+    def look(self) -> None:
+        """Note what each buffer is when it is new, once the variables have values. Eager."""
+        if self._fresh is None:
+            self._fresh = _fresh_values(self._leaf)
 
     @property
     def averaged_kinds(self) -> list[Any]:
@@ -66,9 +72,14 @@ class Buffers:
         averaged = self._buffers if self.strategy == "average" else []
         return [(tuple(buffer.shape), buffer.dtype.name) for buffer in averaged]
 
-    def follow(self, *, at_start: bool = False) -> None:
-        """Put a second copy of the weights to where the weights are."""
-        follow(self._leaf, at_start=at_start)
+    def follow(self, *, of: Collection[int] | None = None, at_start: bool = False) -> None:
+        """Put a second copy of the weights to where the weights are: of all, or of these by id."""
+        follow(self._leaf, of=of, at_start=at_start)
+
+    def averages_of(self, weights: Collection[int]) -> list[Any]:
+        """The averages (EMA) of these weights, which are tf.Variables by id; if there are any."""
+        pairs = zip(_averages(self._leaf), self._leaf._trainable_variables, strict=False)
+        return [average for average, variable in pairs if id(native(variable)) in weights]
 
     def reset(self) -> None:
         """Leave the optimizer as if it had taken no step, but for its learning-rate schedule.
@@ -76,7 +87,7 @@ class Buffers:
         A step count that survived its moments would switch Adam's bias correction off; one that
         restarted for the schedule too would rewind that.
         """
-        for buffer, value in zip(self._buffers, self._fresh, strict=True):
+        for buffer, value in zip(self._buffers, self._fresh or [], strict=True):
             buffer.assign(tf.broadcast_to(value, buffer.shape))
         self.restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
 
@@ -90,16 +101,20 @@ class Buffers:
         ):
             average.assign(tf.cast(native(variable), average.dtype))
 
-    def flats(self) -> list[Any]:
-        """The buffers' values, flat, one tensor a dtype, for `set_flats` to take back."""
+    def flats(self, frozen: Collection[int]) -> list[Any]:
+        """The buffers' values, flat, one tensor a dtype, for `set_flats` to take back.
+
+        Args:
+            frozen: the tf.Variables, by id, whose buffers are left out.
+        """
         return [
             tf.concat([tf.reshape(tf.cast(buffer, dtype), [-1]) for buffer in buffers], 0)
-            for dtype, buffers in self._by_dtype()
+            for dtype, buffers in self._by_dtype(frozen)
         ]
 
-    def set_flats(self, flats: Sequence[Any]) -> None:
+    def set_flats(self, flats: Sequence[Any], frozen: Collection[int]) -> None:
         """Put values in, in the form of `flats`."""
-        for (_, buffers), flat in zip(self._by_dtype(), flats, strict=True):
+        for (_, buffers), flat in zip(self._by_dtype(frozen), flats, strict=True):
             start = 0
             for buffer in buffers:
                 size = buffer.shape.num_elements()
@@ -107,10 +122,11 @@ class Buffers:
                 buffer.assign(tf.cast(part, buffer.dtype))
                 start += size
 
-    def _by_dtype(self) -> list[tuple[str, list[Any]]]:
+    def _by_dtype(self, frozen: Collection[int]) -> list[tuple[str, list[Any]]]:
         by_dtype: dict[str, list[Any]] = {}
         for buffer in self._buffers:
-            by_dtype.setdefault(slow_dtype(buffer), []).append(buffer)
+            if self._owners.get(id(buffer)) not in frozen:
+                by_dtype.setdefault(slow_dtype(buffer), []).append(buffer)
         return list(by_dtype.items())
 
 
@@ -120,6 +136,23 @@ def _buffers(leaf: keras.optimizers.Optimizer) -> list[Any]:
     skipped = {id(native(other)) for other in others if _is_variable(other)}
     natives = map(native, leaf.variables)
     return [value for value in natives if id(value) not in skipped and value.dtype.is_floating]
+
+
+def _owners(leaf: keras.optimizers.Optimizer) -> dict[int, int]:
+    """The weight to which a buffer belongs, both by the id of their tf.Variables.
+
+    An optimizer keeps a kind of buffer in a list, in the order of the weights. What it keeps
+    otherwise belongs to all.
+    """
+    owners = {}
+    weights = leaf._trainable_variables
+    for kept in vars(leaf).values():
+        if not isinstance(kept, list) or len(kept) != len(weights) or kept is leaf._variables:
+            continue
+        for buffer, weight in zip(kept, weights, strict=True):
+            if _is_variable(buffer):
+                owners[id(native(buffer))] = id(native(weight))
+    return owners
 
 
 def _averages(leaf: keras.optimizers.Optimizer) -> list[Any]:

@@ -47,7 +47,7 @@ def broadcast_variables(
     if not tf.inside_function():
         for loop in loops_of(natives):
             if loop.begun:  # rank-equal, since the count of steps has just been broadcast
-                loop.agree()
+                loop.agree_after_broadcast()
 
 
 def broadcast_values(natives: Sequence[Any], root_rank: int, process_set: Any) -> None:

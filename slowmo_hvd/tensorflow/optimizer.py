@@ -1,5 +1,6 @@
 """DistributedOptimizer: τ local steps of any Keras optimizer, one allreduce, one slow step."""
 
+import contextlib
 import logging
 import warnings
 import weakref
@@ -24,6 +25,7 @@ from slowmo_hvd.tensorflow import saved_state
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
     check_inner,
+    check_trained,
     compression_by_name,
     name_of_compression,
     process_set_by_ranks,
@@ -33,7 +35,6 @@ from slowmo_hvd.tensorflow.context import (
     check_context,
     initialised,
     refuse_strategy,
-    traced_for_making_variables,
 )
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
@@ -220,8 +221,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             return
         variables = list(variables)
-        # Out of the graph that a step may be traced for: what is made there has no value yet.
-        with tf.init_scope(), tf.name_scope(self.name):
+        # Out of the graph that a step may be traced for: what is made there has no value yet. But
+        # beside the model's variables if they have none either: an optimizer may look at them.
+        outside = tf.init_scope() if initialised(variables) else contextlib.nullcontext()
+        with outside, tf.name_scope(self.name):
             if not self.inner_optimizer.built:
                 self.inner_optimizer.build(variables)
             groups = groups_of(self.inner_optimizer)
@@ -284,10 +287,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "the gradients, or call optimizer.build(model.trainable_variables) first"
                 )
             trainable_variables = list(trainable_variables)
-            if not initialised(trainable_variables):
-                traced_for_making_variables()
-                return
             self.build(trainable_variables)
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+        check_trained(grads, trainable_variables or self._trainable_variables)
         self._outer.before_step()
         learning_rates = self._outer.learning_rates()
         self.inner_optimizer.apply(self._prepared(grads), trainable_variables)
@@ -345,8 +348,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def after_broadcast(self) -> None:
         """Agree on one start anew, as in the first step. A collective, for elastic states."""
-        if self.built and self._outer.member:
-            self._outer.agree()
+        if self.built:
+            self._outer.agree_after_broadcast()
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> "HookHandle":
         """Have ``hook(record)`` called after each sync, for a logger.

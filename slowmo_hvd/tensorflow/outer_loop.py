@@ -6,6 +6,7 @@ Its counters are variables and its sync is a branch of the graph, so that it run
 
 import warnings
 import weakref
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,14 +17,17 @@ import tensorflow as tf
 
 from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.gathering import Gather, gather_json
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.records import SyncRecord, SyncStats
-from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion
+from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion, mark_of_change
 from slowmo_hvd.core.schedule import Schedule, Sync
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
+from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
 from slowmo_hvd.tensorflow.exchange import (
     average_now,
     gather_figures,
+    run_now,
     stall_watch,
     sum_,
     sum_now,
@@ -107,8 +111,21 @@ class OuterLoop:
             Buffers(leaf, resolve_strategy(self.config.buffers, leaf), add_variable)
             for leaf in self._leaves
         ]
-        self._sync = tf.function(self._synchronise, autograph=False)
+        self._frozen: tuple[int, ...] = ()  # the positions in `slots` that are not trained
+        self._train(self._frozen)
+        # What the ranks have agreed to train, as `_key`, for the graphs: 0 before they have.
+        self._agreed_key = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._made_in_first_step = not self._have_values()
+        if not self._made_in_first_step:
+            self._look_at_fresh_buffers()
         self.built = True
+
+    def _have_values(self) -> bool:
+        return initialised([*(slot.variable for slot in self.slots), self._step])
+
+    def _look_at_fresh_buffers(self) -> None:
+        for buffers in self._buffers:
+            buffers.look()
 
     @property
     def slots(self) -> list[SlowVariable]:
@@ -144,18 +161,40 @@ class OuterLoop:
         self._slow.anchor_here()
         self._agreed = False
 
+    def anchor_frozen(self) -> None:
+        """Have the anchors of frozen variables be their values, as in what is saved. Eager."""
+        self._slow.part(self._frozen).anchor_here()
+
     def learning_rates(self) -> Any:
         """γ of each group now, before its optimizer steps on; a float64 tensor."""
         return tf.stack([tf.cast(leaf.learning_rate, tf.float64) for leaf in self._leaves])
 
     def before_step(self) -> None:
-        """Agree with the other ranks on one start, if that has not happened yet.
+        """Agree with the other ranks on one start, and anew where other variables are trained.
 
-        In a graph this runs where the graph is made, once: in the first step, on every rank.
+        Rank-equal: each rank agrees once in its first step, whether its model was built before or
+        is in this step; and after a change of what is trained, which every rank makes before the
+        same step: one that does so alone finds out in `_meet`. In a graph this runs where the
+        graph is made. In the trace that makes the model's variables there is nothing yet to start
+        from; the next trace, of the same step, comes here again.
         """
-        if self.member and not self._agreed:
-            with tf.init_scope():
+        if not self.member:
+            return
+        if not self._agreed and not self._have_values():
+            traced_for_making_variables()
+            return
+        with tf.init_scope():
+            frozen = self._to_freeze()
+            if not self._agreed:
+                self._look_at_fresh_buffers()
                 self.agree()
+            elif frozen != self._frozen:
+                self._change(frozen)
+
+    def _to_freeze(self) -> tuple[int, ...]:
+        frozen = self._slow.frozen()
+        # With nothing to train Keras refuses the step.
+        return frozen if len(frozen) < len(self.slots) else self._frozen
 
     def after_step(self, learning_rates: Any) -> None:
         """Count one attempted step, taken at these learning rates; synchronise if that is due.
@@ -163,7 +202,7 @@ class OuterLoop:
         Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
         finite. With gradients that add up, the steps that move variables count.
         """
-        if not self.member:
+        if not self._agreed:  # not a member; or in the trace that makes the model's variables
             return
         if self._attempt is None:
             self._count(learning_rates)
@@ -179,13 +218,18 @@ class OuterLoop:
         self._lr_total.assign_add(learning_rates)
         self._lr_steps.assign_add(1)
         due = self._schedule.is_due(self._step, self._position)
+        due |= tf.not_equal(self._agreed_key, self._key)  # an old graph: `_enter` raises
         kind = 1 - tf.cast(warmup, tf.int64)
         tf.cond(due, lambda: self._sync(kind), lambda: None)
 
     def flush(self) -> None:
-        """Synchronise now, unless a window has just begun. Eager only."""
+        """Synchronise now, unless a window has just begun. Eager only.
+
+        What the steps of this window trained: a layer may be frozen between two steps only.
+        """
         if self.member and int(self._position) > 0:
-            self.before_step()
+            if not self._agreed:
+                self.agree()
             self._sync(tf.constant(_KINDS.index(Sync.FLUSH), tf.int64))
 
     def average_statistics(self, model: Any) -> None:
@@ -215,9 +259,104 @@ class OuterLoop:
             ValueError: the ranks differ; the same error on every rank.
         """
         with stall_watch.waiting(self, "in the first step", warn_after=10):
-            self._agree()
+            self._begin(self._to_freeze())
 
-    def _agree(self) -> None:
+    def agree_after_broadcast(self) -> None:
+        """`agree`, on what the root trains: a rank that has just come cannot know that yet."""
+        if not self.member:
+            return
+        with stall_watch.waiting(self, "in the first step", warn_after=10):
+            ours = list(self._frozen) if self._agreed else None
+            theirs = gather_json(ours, self._gather("frozen"))
+            frozen = theirs[min(theirs)]
+            self._begin(self._to_freeze() if frozen is None else tuple(frozen))
+
+    def _begin(self, frozen: tuple[int, ...]) -> None:
+        begun = self.begun
+        root = self._agree(frozen)
+        self._train(frozen)
+        self._slow.part(frozen).begin_afresh()
+        self._take_anchor(self._trained, root, begun=begun)
+        self._agreed_key.assign(self._key)
+        self._agreed = True
+
+    def _train(self, frozen: tuple[int, ...]) -> None:
+        """Train all variables but those at these positions."""
+        self._frozen = frozen
+        self._trained = self._slow.part(set(range(len(self.slots))) - set(frozen))
+        self._frozen_ids = _ids(self._slow.part(frozen))
+        self._key = 1 + zlib.crc32(repr(frozen).encode())
+        self._sync = tf.function(
+            partial(self._synchronise, self._trained, self._frozen_ids, self._key),
+            autograph=False,
+        )
+
+    def _change(self, frozen: tuple[int, ...]) -> None:
+        """Agree on another choice of what is trained. A collective, eager.
+
+        What is frozen from here on stays where it is; inside a window, where the workers have
+        parted, at their mean. What is trained from here on begins as in a first step. The window
+        goes on.
+
+        Raises:
+            RuntimeError: some ranks go on as before.
+            ValueError: the ranks freeze other variables. Both on every rank alike.
+        """
+        stopped = self._slow.part(set(frozen) - set(self._frozen))
+        started = self._slow.part(set(self._frozen) - set(frozen))
+        inside = int(self._position) > 0
+        with stall_watch.waiting(self, "where other variables are to be trained"):
+            self._meet(stopped if inside else self._slow.part(()))
+            root = self._agree(frozen)
+            means = [native(slot.variable) for slot in stopped.slots] if inside else []
+            for buffers in self._buffers:  # else they would go on to move the weights apart
+                means += buffers.averages_of(_ids(stopped))
+            average_now(means, name=f"{self.name}.frozen", process_set=self.process_set)
+            stopped.begin_afresh()
+            started.begin_afresh()
+            self._take_anchor(started, root, begun=False)
+            self._train(frozen)
+            self._agreed_key.assign(self._key)
+
+    def _meet(self, stopped: SlowModel) -> None:
+        """Make sure that all ranks are about to change what they train. A collective, eager.
+
+        A rank that is not is in its next sync. So this is that sync's sum to all of them, and from
+        the marks in it they all learn who is where.
+
+        Args:
+            stopped: whose mean is taken next; a worker where it is not finite is left out.
+        """
+        workers = self.process_set.size()
+        sound = all(
+            bool(tf.reduce_all(tf.math.is_finite(native(slot.variable)))) for slot in stopped.slots
+        )
+        mark = mark_of_change(int(self._step))
+        tail = [0.0] * (workers + 1 + len(self._leaves))
+        tail[self.process_set.rank()] = mark if sound else -mark
+
+        def send(tail: Any) -> Any:
+            _, marks, _ = sum_(
+                self._trained.nothing(),
+                tail,
+                name=self.name,
+                compression=self._compression,
+                process_set=self.process_set,
+                device=self._device,
+            )
+            return marks[:workers]
+
+        marks = run_now(send, tf.constant(tail, tf.float64)).numpy().tolist()
+        roll = call_roll(marks, self.process_set.ranks, self.config.on_nonfinite)
+        if roll.excluded:
+            warnings.warn(exclusion(roll.excluded, int(self._step)), stacklevel=2)
+
+    def _gather(self, what: str) -> Gather:
+        name = f"slowmo.{self.process_set.process_set_id}.{what}"
+        return partial(gather_figures, name=name, process_set=self.process_set)
+
+    def _agree(self, frozen: tuple[int, ...]) -> int:
+        """Compare what must be equal, and this choice of what is not trained; return the root."""
         schedule = Schedule(
             self.config.sync_period,
             self.config.warmup_steps,
@@ -225,7 +364,6 @@ class OuterLoop:
             window=int(self._window),
             position=int(self._position),
         )
-        begun = self.begun
         slots = self._slow.slots
         parameters = [
             [
@@ -238,28 +376,26 @@ class OuterLoop:
         figures = figures_of(
             self.config,
             schedule,
-            has_slow_state=begun,
+            has_slow_state=self.begun,
             compression=class_name(self._compression),
             groups=parameters,
+            frozen=[f"number {i}, {list(slots[i].anchor.shape)}" for i in frozen],
             gradients_per_step=self._passes,
             buffers=[buffers.averaged_kinds for buffers in self._buffers],
         )
-        family = f"slowmo.{self.process_set.process_set_id}"
-        gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
 
         def others() -> list[int | None]:
             return [loop._serial for loop in loops if loop is not self]
 
-        root, self._serial = agree(figures, gather, self._serial, others)
-        self.name = f"{family}.{self._serial}"
-        self._take_anchor(root, begun=begun)
-        self._agreed = True
+        root, self._serial = agree(figures, self._gather("figures"), self._serial, others)
+        self.name = f"slowmo.{self.process_set.process_set_id}.{self._serial}"
+        return root
 
-    def _take_anchor(self, root: int, *, begun: bool) -> None:
-        """Anchor all variables at the root's values, those that had an anchor at its anchor."""
+    def _take_anchor(self, slow: SlowModel, root: int, *, begun: bool) -> None:
+        """Anchor these variables at the root's values, those that had an anchor at its anchor."""
         if not begun:
-            self._slow.anchor_here()
-        ours = self._slow.anchors()
+            slow.anchor_here()
+        ours = slow.anchors()
         mine = hvd.rank() == root
         flats = [
             sum_now(
@@ -274,23 +410,27 @@ class OuterLoop:
             for a, b in zip(flats, ours, strict=True)
             if a.shape[0]
         ]
-        if any(gap != 0 for gap in gaps):  # a NaN too
+        # No one could broadcast weights that the first step makes.
+        if any(gap != 0 for gap in gaps) and not self._made_in_first_step:  # a NaN too
             warnings.warn(unequal_start(hvd.rank(), root, max(gaps)), stacklevel=2)
-        self._slow.set_anchors(flats)
+        slow.set_anchors(flats)
         if not begun:
-            self._slow.restart()
+            slow.restart()
             for buffers in self._buffers:
-                buffers.follow(at_start=True)
+                buffers.follow(of=_ids(slow), at_start=not self.begun)
 
-    def _synchronise(self, kind: Any) -> None:
+    def _synchronise(self, slow: SlowModel, frozen: set[int], key: int, kind: Any) -> None:
         """Average the displacements, take the outer step, begin a window. A collective.
 
         Args:
+            slow: what is trained.
+            frozen: the tf.Variables that are not, by id.
+            key: which stands for the two.
             kind: the index in _KINDS, an int64 tensor.
         """
         begin = tf.timestamp()
         with tf.control_dependencies([begin]):
-            flats, tail, sound, workers = self._outgoing()
+            flats, tail, sound, workers = self._outgoing(slow, frozen, key)
         sums, tail, sent = sum_(
             flats,
             tail,
@@ -307,9 +447,9 @@ class OuterLoop:
             gammas = tf.unstack(rates / contributors)
             warmup = tf.equal(kind, _KINDS.index(Sync.WARMUP))
             steps = [self._coefficients(gamma, warmup) for gamma in gammas]
-            self._slow.apply(sums, contributors, steps)
+            slow.apply(sums, contributors, steps)
             norm = tf.sqrt(_squared_norm(sums)) / contributors
-            sent += self._begin_buffers(sound)
+            sent += self._begin_buffers(sound, frozen)
             record = [
                 kind,
                 tf.identity(self._step),
@@ -325,12 +465,14 @@ class OuterLoop:
             self._lr_total.assign(tf.zeros_like(self._lr_total))
             self._lr_steps.assign(0)
             # The clock and the hooks come after the variables have their new values.
-            values = [native(slot.variable).read_value() for slot in self._slow.slots]
+            values = [native(slot.variable).read_value() for slot in slow.slots]
         with tf.control_dependencies([*record, *values]):
             seconds = tf.timestamp() - begin
         _call(self._record, [*record, seconds], [])
 
-    def _outgoing(self) -> tuple[list[Any], Any, Any, Any]:
+    def _outgoing(
+        self, slow: SlowModel, frozen: set[int], key: int
+    ) -> tuple[list[Any], Any, Any, Any]:
         """This worker's displacements, the figures that travel with them, and who sends them.
 
         The figures: a mark for each worker, as `slowmo_hvd.core.roll_call` has it; ‖d‖²; γ of
@@ -340,16 +482,17 @@ class OuterLoop:
             The displacements, the figures, whether this worker is sound, and the number of
             workers. Tensors all, since in elastic training a graph outlives their number.
         """
-        place, workers = _call(self._enter, [self._step], [tf.int64, tf.int64])
+        arguments = [self._step, tf.constant(key, tf.int64)]
+        place, workers = _call(self._enter, arguments, [tf.int64, tf.int64])
         place, workers = tf.ensure_shape(place, []), tf.ensure_shape(workers, [])
-        flats = self._slow.displacements()
+        flats = slow.displacements()
         squares = _squared_norm(flats)
         rates = self._lr_total / _double(tf.maximum(self._lr_steps, 1))
         sound = (squares <= LARGEST_SQUARE) & tf.reduce_all(tf.math.is_finite(rates))
         for buffers in self._buffers:
             if buffers.strategy == "average":
                 # Not their norm: Adam's second moments have no squares in float32.
-                for flat in buffers.flats():
+                for flat in buffers.flats(frozen):
                     sound &= tf.math.is_finite(tf.reduce_sum(flat))
         flats = _or_zeros(sound, flats)
         figures = tf.concat([squares[None], rates], 0)
@@ -360,8 +503,13 @@ class OuterLoop:
         )
         return flats, tf.concat([marks, figures], 0), sound, workers
 
-    def _enter(self, step: Any) -> tuple[int, int]:
-        """This worker's place, and how many there are."""
+    def _enter(self, step: Any, key: Any) -> tuple[int, int]:
+        """This worker's place, and how many there are; or an error before anything is sent."""
+        if int(key) != self._key:
+            raise RuntimeError(
+                "this training step was made when other variables were trained: after freezing or "
+                "thawing layers compile the model again, or make the tf.function anew"
+            )
         stall_watch.begin(self, f"in the sync after step {int(step)}")
         return self.process_set.rank(), self.process_set.size()
 
@@ -381,7 +529,7 @@ class OuterLoop:
         pairs = zip(PLAIN_AVERAGE, step, strict=True)
         return OuterStep(*(_where(warmup, plain, slow) for plain, slow in pairs))
 
-    def _begin_buffers(self, sound: Any) -> Any:
+    def _begin_buffers(self, sound: Any, frozen: set[int]) -> Any:
         """Line 2 of Algorithm 1; return the bytes sent.
 
         Rank-equal but for a worker that is not sound, which resets its buffers and sends none: it
@@ -394,13 +542,14 @@ class OuterLoop:
                 tf.cond(begins_window, buffers.reset, lambda: None)
             tf.cond(sound, lambda: None, buffers.forget)
             if buffers.strategy == "average":
-                sent += self._average(buffers, f"{self.name}.buffers.{index}", sound)
+                name = f"{self.name}.buffers.{index}"
+                sent += self._average(buffers, name, sound, frozen)
             buffers.follow()
         return sent
 
-    def _average(self, buffers: Buffers, name: str, sound: Any) -> Any:
+    def _average(self, buffers: Buffers, name: str, sound: Any, frozen: set[int]) -> Any:
         """Make the buffers of all sound workers their mean; return the bytes sent."""
-        own = buffers.flats()
+        own = buffers.flats(frozen)
         if not own:
             return tf.zeros([], tf.int64)
         sums, tail, sent = sum_(
@@ -412,7 +561,7 @@ class OuterLoop:
             device=self._device,
         )
         means = [total / tf.cast(tail[0], total.dtype) for total in sums]
-        buffers.set_flats(tf.cond(sound, lambda: means, lambda: own))
+        buffers.set_flats(tf.cond(sound, lambda: means, lambda: own), frozen)
         return sent
 
     def _record(self, *values: Any) -> None:
@@ -439,6 +588,11 @@ class OuterLoop:
             warnings.warn(exclusion(roll.excluded, record.step), stacklevel=1)
         for hook in list(self.hooks.values()):
             hook(record)
+
+
+def _ids(slow: SlowModel) -> set[int]:
+    """Its tf.Variables, by id."""
+    return {id(native(slot.variable)) for slot in slow.slots}
 
 
 def _or_zeros(sound: Any, flats: Sequence[Any]) -> Any:

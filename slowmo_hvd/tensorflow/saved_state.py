@@ -29,6 +29,7 @@ _COUNTERS = ("step", "window", "position")
 
 def to_arrays(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
     """All that there is to save of a built optimizer."""
+    outer.anchor_frozen()
     arrays = {name: np.array(value.numpy()) for name, value in outer.named_variables().items()}
     arrays["version"] = np.array(STATE_VERSION, np.int64)
     arrays["config"] = _to_bytes(outer.config.arithmetic())
@@ -76,7 +77,8 @@ def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
         if kind in by_kind:
             by_kind[kind][int(index)] = array
     return {
-        "version": int(arrays["version"]),
+        "version": STATE_VERSION,  # in a file, version 1 has the same entries
+        "frozen": [],
         "config": _from_bytes("config", arrays["config"]),
         **{name: int(arrays[name]) for name in _COUNTERS},
         "lr_total": totals,

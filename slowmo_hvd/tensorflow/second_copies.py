@@ -4,6 +4,7 @@ FTRL computes the weights anew in each step from ``linear``; ScheduleFreeAdamW t
 and pulls the weights after it. So a window begins with the copy put to where the weights are.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -20,11 +21,17 @@ def second_copies(leaf: keras.optimizers.Optimizer) -> list[Any]:
     return [native(copy) for copy in _copies(leaf) if copy is not None]
 
 
-def follow(leaf: keras.optimizers.Optimizer, *, at_start: bool = False) -> None:
+def follow(
+    leaf: keras.optimizers.Optimizer,
+    *,
+    of: Collection[int] | None = None,
+    at_start: bool = False,
+) -> None:
     """Put the copies to where the weights are.
 
     Args:
         leaf: the optimizer.
+        of: the id of each tf.Variable whose copy to put there; None for all.
         at_start: no step has been taken: FTRL then begins at 0, as Keras has it.
     """
     if at_start and isinstance(leaf, keras.optimizers.Ftrl):
@@ -32,7 +39,7 @@ def follow(leaf: keras.optimizers.Optimizer, *, at_start: bool = False) -> None:
     for position, (copy, variable) in enumerate(
         zip(_copies(leaf), leaf._trainable_variables, strict=False)
     ):
-        if copy is None:
+        if copy is None or not (of is None or id(native(variable)) in of):
             continue
         value = tf.convert_to_tensor(native(variable))
         if isinstance(leaf, keras.optimizers.Ftrl):

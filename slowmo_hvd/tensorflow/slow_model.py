@@ -4,7 +4,8 @@ Memory in units of the variables at float32: one for the anchor and, where β > 
 momentum; and two for the displacements and their sum while a sync lasts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -94,11 +95,18 @@ class SlowModel:
             for index, group in enumerate(groups)
             for variable in group
         ]
-        # One flat tensor travels for each dtype.
-        by_dtype: dict[Any, list[SlowVariable]] = {}
-        for slot in slots:
-            by_dtype.setdefault(slot.anchor.dtype, []).append(slot)
-        self._buckets = list(by_dtype.values())
+        self._buckets = _by_dtype(slots)
+
+    def part(self, positions: Collection[int]) -> "SlowModel":
+        """The variables at these positions in `slots` alone; the same state, and no copy."""
+        part = copy.copy(self)
+        slots = self.slots
+        part._buckets = _by_dtype(slots[position] for position in sorted(positions))
+        return part
+
+    def frozen(self) -> tuple[int, ...]:
+        """The positions of the variables whose ``trainable`` is False now."""
+        return tuple(i for i, slot in enumerate(self.slots) if not slot.variable.trainable)
 
     @property
     def slots(self) -> list[SlowVariable]:
@@ -148,10 +156,24 @@ class SlowModel:
                 slot.anchor.assign(tf.cast(bounded, slot.anchor.dtype))
             variable.assign(tf.cast(slot.anchor, variable.dtype))
 
+    def nothing(self) -> list[Any]:
+        """The `displacements` of a worker that adds nothing."""
+        return [
+            tf.zeros([sum(slot.size for slot in bucket)], bucket[0].anchor.dtype)
+            for bucket in self._buckets
+        ]
+
     def anchor_here(self) -> None:
         """Take the variables' values as the anchor."""
         for slot in self.slots:
             slot.anchor.assign(tf.cast(native(slot.variable), slot.anchor.dtype))
+
+    def begin_afresh(self) -> None:
+        """`anchor_here`, without a slow momentum."""
+        self.anchor_here()
+        for slot in self.slots:
+            if slot.momentum is not None:
+                slot.momentum.assign(tf.zeros_like(slot.momentum))
 
     def anchors(self) -> list[Any]:
         """All anchors, flat, one tensor a dtype."""
@@ -169,6 +191,14 @@ class SlowModel:
             for slot in bucket:
                 yield slot, tf.reshape(flat[start : start + slot.size], slot.anchor.shape)
                 start += slot.size
+
+
+def _by_dtype(slots: Iterable[SlowVariable]) -> list[list[SlowVariable]]:
+    """The buckets: one flat tensor travels for each dtype."""
+    by_dtype: dict[Any, list[SlowVariable]] = {}
+    for slot in slots:
+        by_dtype.setdefault(slot.anchor.dtype, []).append(slot)
+    return list(by_dtype.values())
 
 
 def _displacement(slot: SlowVariable) -> Any:

@@ -23,7 +23,7 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.state import refusal
 from slowmo_hvd.torch import gradients
-from slowmo_hvd.torch.arguments import check_inner, check_names
+from slowmo_hvd.torch.arguments import check_groups, check_inner, check_names
 from slowmo_hvd.torch.callers import is_initialising_state
 from slowmo_hvd.torch.inner_state import load_inner, unchanged_on_error
 from slowmo_hvd.torch.outer_loop import OuterLoop
@@ -53,7 +53,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     Args:
         optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr".
-        named_parameters: ``model.named_parameters()``; checked as Horovod checks it.
+        named_parameters: ``model.named_parameters()``; checked as Horovod checks it. The ranks
+            compare the names, so that one which lists its parameters in another order is found.
+            Without names two of one shape and dtype are averaged with each other in silence.
         compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire;
             they are scaled to fit. Averaged buffers are not compressed.
         backward_passes_per_step: backward passes before each `step`; their gradients add up.
@@ -107,7 +109,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     ) -> None:
         # Not super().__init__(): it would replace the inner optimizer's state and groups.
         check_inner(optimizer)
-        check_names(named_parameters, optimizer)
+        named = check_names(named_parameters, optimizer)
         check_op(op, hvd)
         refuse_gradient_arguments(
             gradient_predivide_factor=(gradient_predivide_factor, 1.0),
@@ -129,7 +131,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         check_process_set(process_set, hvd)
         self._inner = optimizer
         self._sparse_as_dense = sparse_as_dense
-        self._outer = OuterLoop(optimizer, config, compression=compression, process_set=process_set)
+        self._outer = OuterLoop(
+            optimizer, config, compression=compression, process_set=process_set, named=named
+        )
         self._make_hooks()
 
     def _make_hooks(self) -> None:
@@ -175,8 +179,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """Add a group to the inner optimizer. Every rank does so before the same step.
 
         Its anchor is taken, from the lowest rank, when the next step begins.
+
+        Raises:
+            ValueError: it has no learning rate, or a parameter of which a rank holds a part.
         """
         self._inner.add_param_group(param_group)
+        try:
+            check_groups(self._inner)
+        except ValueError:
+            self._inner.param_groups.pop()
+            raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the inner optimizer's."""
