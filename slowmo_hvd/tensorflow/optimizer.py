@@ -17,6 +17,7 @@ from slowmo_hvd.core.arguments import (
     check_op,
     check_process_set,
     refuse_gradient_arguments,
+    refuse_late,
 )
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
@@ -38,6 +39,7 @@ from slowmo_hvd.tensorflow.context import (
 )
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
+from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER, change, holder, is_setting
 
 _logger = logging.getLogger("slowmo_hvd")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -95,6 +97,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             that is distributed already.
     """
 
+    built: bool
+
     def __init__(
         self,
         optimizer: keras.optimizers.Optimizer,
@@ -147,10 +151,12 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         check_process_set(process_set, hvd)
         refuse_strategy()
         super().__init__(learning_rate=0.0, name=name or f"Distributed{type(optimizer).__name__}")
-        self.inner_optimizer = optimizer
+        for setting in OF_EVERY_OPTIMIZER:
+            self.__dict__.pop(setting, None)  # they are the inner optimizer's
         self.sparse_as_dense = sparse_as_dense
         self.average_aggregated_gradients = average_aggregated_gradients
         self.backward_passes_per_step = check_backward_passes(backward_passes_per_step)
+        self.inner_optimizer = optimizer  # from here on its settings can be written: __setattr__
         self._accumulate(self.backward_passes_per_step)
         self._compression = compression
         self._device_dense = device_dense
@@ -206,7 +212,35 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         # callbacks know it.
         if name.startswith("_") or "inner_optimizer" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(self.inner_optimizer, name)
+        return getattr(holder(self.inner_optimizer, name), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write what is the inner optimizer's there, with the effect that it has in bare Keras.
+
+        Raises:
+            AttributeError: it cannot change any more, or a MultiOptimizer has several.
+        """
+        inner = vars(self).get("inner_optimizer")
+        if inner is not None and not name.startswith("_"):
+            self._refuse_another_count(name, value)
+            if name not in vars(self) and not hasattr(type(self), name):
+                if is_setting(inner, name):
+                    change(inner, name, value)
+                    return
+                refuse_late(name, value)
+        super().__setattr__(name, value)
+
+    def _refuse_another_count(self, name: str, value: Any) -> None:
+        """Raise for another number of gradients for each step, where it is counted on already."""
+        fixed = name == "backward_passes_per_step" or (
+            name == "gradient_accumulation_steps"
+            and (self.__dict__["built"] or self.backward_passes_per_step > 1)
+        )
+        if fixed and value != getattr(self, name):
+            raise AttributeError(
+                f"{name} cannot change from {getattr(self, name)} to {value!r} any more, since it "
+                "is counted in the windows: set it on the inner optimizer before this one is made"
+            )
 
     # ---- training ------------------------------------------------------------------------
 
@@ -235,7 +269,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "gradient_accumulation_steps on them"
                 )
             self._outer.build(groups, self.add_variable)
-            super().build(variables)  # last, since it says that all is built
+            # Not super().build(), which would make a second average of the weights (EMA) and the
+            # like; and not by setattr, which would take the model's variables for the optimizer's.
+            self.__dict__["_trainable_variables"] = variables
+            self.built = True
 
     @_as_written
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from slowmo_hvd.core.arguments import (
     check_op,
     check_process_set,
     refuse_gradient_arguments,
+    refuse_late,
 )
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
@@ -174,6 +175,21 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if name == "_inner" or name.startswith("__"):  # while unpickling there is no inner yet
             raise AttributeError(name)
         return getattr(self._inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write what is the inner optimizer's there, if it is not private or GradScaler's.
+
+        Raises:
+            AttributeError: it is a setting of SlowMo's, which cannot change any more.
+        """
+        inner = self.__dict__.get("_inner")
+        ours = name.startswith("_") or name in ("found_inf", "grad_scale") or name in self.__dict__
+        if inner is not None and not ours and not hasattr(type(self), name):
+            if hasattr(inner, name):
+                setattr(inner, name, value)
+                return
+            refuse_late(name, value)
+        super().__setattr__(name, value)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer. Every rank does so before the same step.
