@@ -53,6 +53,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     Args:
         optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr".
+            One of your own that keeps copies of the weights in its state and steps in them says
+            so by an attribute with the state's keys, such as ``second_copies = ("z",)``: they
+            take part in each sync. Those of schedule-free optimizers are known.
         named_parameters: ``model.named_parameters()``; checked as Horovod checks it.
         compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire;
             they are scaled to fit. Averaged buffers are not compressed.
@@ -68,7 +71,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD.
         nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
         buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
-            begins; "auto" resets for SGD and maintains for Adam and all others.
+            begins; "auto" resets for SGD and maintains for Adam and all others. A reset takes
+            back all that a step has left: numbers that the optimizer counts in its groups too.
         warmup_steps: the number of first steps that are each followed by a plain average.
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
@@ -261,7 +265,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """End the window early, with a sync as at its end, so that all ranks hold one model.
 
         For saving and evaluation: training goes on with a fresh window. At a window's start it
-        does nothing. A collective: every rank calls it after the same step.
+        does nothing. A collective: every rank calls it after the same step. A schedule-free
+        optimizer may be in either mode, ``train()`` or ``eval()``.
         """
         self._outer.flush()
 

@@ -19,10 +19,12 @@ from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
-from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
-from slowmo_hvd.torch.callers import stack_level_of_user
+from slowmo_hvd.torch.buffers import BufferAverage, resolve_strategy
+from slowmo_hvd.torch.callers import refuse_schedule_free_around, stack_level_of_user
 from slowmo_hvd.torch.exchange import gather_figures, stall_watch, sum_
+from slowmo_hvd.torch.fresh_state import forget, reset
 from slowmo_hvd.torch.inner_state import tensor_form
+from slowmo_hvd.torch.second_copies import SecondCopies, in_train_mode
 from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
@@ -50,6 +52,7 @@ class OuterLoop:
         self.process_set = process_set
         self._inner = inner
         self._strategy = resolve_strategy(config.buffers, inner)
+        self._copies = SecondCopies(inner)
         self._compression = compression
         self._begin_afresh()
         self._begin_unshared()
@@ -75,6 +78,11 @@ class OuterLoop:
         """Whether this rank trains in the process set; if not, its steps are local for good."""
         return bool(self.process_set.included())
 
+    @property
+    def _resets(self) -> bool:
+        """Whether a sync now resets the inner optimizer's buffers; equal on every rank."""
+        return self._strategy == "reset" and not self._schedule.warming_up
+
     @_eager
     def before_step(self) -> None:
         """Agree with the other ranks on one start, if that has not happened yet."""
@@ -96,8 +104,9 @@ class OuterLoop:
     def flush(self) -> None:
         """Synchronise now, unless a window has just begun."""
         if self._schedule.position > 0 and self.member:
-            self._agree()
-            self._sync(Sync.FLUSH)
+            with in_train_mode(self._inner):
+                self._agree()
+                self._sync(Sync.FLUSH)
 
     def _groups(self) -> list[list[Tensor]]:
         return [group["params"] for group in self._inner.param_groups]
@@ -117,12 +126,14 @@ class OuterLoop:
             self._agree_on(sizes)
 
     def _agree_on(self, sizes: tuple[int, ...]) -> None:
+        refuse_schedule_free_around()
         figures = figures_of(
             self.config,
             self._schedule,
             has_slow_state=self._slow is not None,
             compression=class_name(self._compression),
             groups=[[(tuple(p.shape), str(p.dtype)) for p in group] for group in self._groups()],
+            buffers=list(self._copies.names),
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
@@ -203,9 +214,14 @@ class OuterLoop:
                 PLAIN_AVERAGE if kind is Sync.WARMUP else outer_step(self.config, gamma)
                 for gamma in gammas
             ]
+            params = {} if self._resets else slow.params()  # a reset drops the copies
+            distances = self._copies.distances(params, sound=sound)
             slow.apply(flats, workers, steps)
             del flats, tail
             sent += self._begin_buffers(agree=news_count > 0, sound=sound)
+            sent += self._copies.follow(
+                distances, roll.present, name=f"{self._name}.copies", process_set=self.process_set
+            )
         record = SyncRecord(
             kind=kind,
             step=step,
@@ -241,7 +257,7 @@ class OuterLoop:
         squares = slow.squared_norm(flats)
         gammas = [rate.mean for rate in self._rates]
         averages = self._strategy == "average"
-        sound = is_sound(squares, gammas)
+        sound = is_sound(squares, gammas) and self._copies.finite()
         sound = sound and not (averages and not self._buffer_average.finite(self._inner))
         figures = [0.0] * spare
         if sound:
@@ -267,7 +283,9 @@ class OuterLoop:
         Rank-equal but for a reset: it goes by the strategy, the schedule, and what the allreduce
         brought. A worker that is not sound resets its buffers, and so has none to be averaged.
         """
-        if not sound or (self._strategy == "reset" and not self._schedule.warming_up):
+        if not sound:
+            forget(self._inner)
+        elif self._resets:
             reset(self._inner)
         if self._strategy != "average":
             return 0
