@@ -64,7 +64,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         gradient_predivide_factor: only 1.0; SlowMo sends no gradients.
         num_groups: only 0, likewise.
         groups: only None, likewise.
-        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones.
+        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones, unless
+            it is SparseAdam, which takes no others.
         process_set: the ranks that train together. On other ranks the optimizer stays local.
         sync_period: τ, local steps between two averages, >= 1.
         slow_lr: α, the slow learning rate, > 0.
@@ -257,7 +258,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if gradients.overflowed(self):
             return None
         gradients.unscale(self)
-        if self._sparse_as_dense:
+        if self._sparse_as_dense and not gradients.takes_sparse_only(self._inner):
             closure = gradients.densify(self, closure)
         return self._inner.step() if closure is None else self._inner.step(closure)
 

@@ -20,6 +20,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
+from slowmo_hvd.core.checks import check_copies
 from slowmo_hvd.torch.buffer_wire import BufferKey, allocate, key_of
 from slowmo_hvd.torch.exchange import sum_
 from slowmo_hvd.torch.slow_model import real
@@ -31,7 +32,7 @@ def second_copies(inner: torch.optim.Optimizer) -> tuple[str, ...]:
     An optimizer says so itself, by an attribute ``second_copies``; schedule-free ones are known.
 
     Raises:
-        TypeError: the attribute is no tuple or list of str.
+        TypeError: the attribute is no tuple of str.
     """
     keys = getattr(inner, "second_copies", None)
     if keys is None:
@@ -39,12 +40,7 @@ def second_copies(inner: torch.optim.Optimizer) -> tuple[str, ...]:
         if not names:
             return ()
         return ("z", "x", "y") if any("Reference" in name for name in names) else ("z",)
-    if not isinstance(keys, tuple | list) or not all(isinstance(key, str) for key in keys):
-        raise TypeError(
-            f"{type(inner).__name__}.second_copies must be a tuple of the keys under which its "
-            f"state keeps copies of the weights, such as ('z',), got {keys!r}"
-        )
-    return tuple(keys)
+    return check_copies(type(inner).__name__, keys)
 
 
 @contextlib.contextmanager
