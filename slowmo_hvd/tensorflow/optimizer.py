@@ -64,7 +64,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     Args:
         optimizer: the inner optimizer, any ``keras.optimizers.Optimizer``. Under the global
-            policy mixed_float16 it gets a LossScaleOptimizer around it by ``model.compile``.
+            policy mixed_float16 it gets a LossScaleOptimizer around it by ``model.compile``. One of
+            your own that keeps copies of the weights and steps in them says so by an attribute
+            with the names of its lists of variables, such as ``second_copies = ("zs",)``: a
+            window then begins with them where the weights are.
         name: the optimizer's name.
         device_dense: where the displacements are summed; "" where Horovod thinks best.
         device_sparse: only ""; SlowMo sends no gradients.

@@ -54,6 +54,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     Args:
         optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr".
+            One of your own that keeps copies of the weights in its state and steps in them says
+            so by an attribute with the state's keys, such as ``second_copies = ("z",)``: they
+            take part in each sync. Those of schedule-free optimizers are known.
         named_parameters: ``model.named_parameters()``; checked as Horovod checks it. The ranks
             compare the names, so that one which lists its parameters in another order is found.
             Without names two of one shape and dtype are averaged with each other in silence.
@@ -64,14 +67,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
         gradient_predivide_factor: only 1.0; SlowMo sends no gradients.
         num_groups: only 0, likewise.
         groups: only None, likewise.
-        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones.
+        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones, unless
+            it is SparseAdam, which takes no others.
         process_set: the ranks that train together. On other ranks the optimizer stays local.
         sync_period: τ, local steps between two averages, >= 1.
         slow_lr: α, the slow learning rate, > 0.
         slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD.
         nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
         buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
-            begins; "auto" resets for SGD and maintains for Adam and all others.
+            begins; "auto" resets for SGD and maintains for Adam and all others. A reset takes
+            back all that a step has left: numbers that the optimizer counts in its groups too.
         warmup_steps: the number of first steps that are each followed by a plain average.
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
@@ -281,7 +286,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if gradients.overflowed(self):
             return None
         gradients.unscale(self)
-        if self._sparse_as_dense:
+        if self._sparse_as_dense and not gradients.takes_sparse_only(self._inner):
             closure = gradients.densify(self, closure)
         return self._inner.step() if closure is None else self._inner.step(closure)
 
@@ -289,7 +294,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """End the window early, with a sync as at its end, so that all ranks hold one model.
 
         For saving and evaluation: training goes on with a fresh window. At a window's start it
-        does nothing. A collective: every rank calls it after the same step.
+        does nothing. A collective: every rank calls it after the same step. A schedule-free
+        optimizer may be in either mode, ``train()`` or ``eval()``.
         """
         self._outer.flush()
 
