@@ -52,7 +52,7 @@ def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
 
 
 def check_trained(grads: Iterable[Any], variables: Iterable[Any]) -> None:
-    """Raise ValueError if a frozen variable has a gradient: it would move, and never be averaged."""
+    """Raise ValueError where a frozen variable has a gradient: it would not be averaged."""
     for grad, variable in zip(grads, variables, strict=False):  # Keras compares their numbers
         if grad is not None and not variable.trainable:
             raise ValueError(

@@ -167,6 +167,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             config, compression=compression, process_set=process_set, device=device_dense
         )
         self._model: Callable[[], Any] = lambda: None
+        self._saved_weights: list[int] | None = None  # as in `get_config`
 
     def _accumulate(self, passes: int) -> None:
         if passes == 1:
@@ -257,7 +258,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Make the inner optimizer's variables and the slow state."""
         if self.built:
             return
-        variables = list(variables)
+        variables = self._with_frozen(list(variables))
         # Out of the graph that a step may be traced for: what is made there has no value yet. But
         # beside the model's variables if they have none either: an optimizer may look at them.
         outside = tf.init_scope() if initialised(variables) else contextlib.nullcontext()
@@ -276,6 +277,28 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             # like; and not by setattr, which would take the model's variables for the optimizer's.
             self.__dict__["_trainable_variables"] = variables
             self.built = True
+
+    def _with_frozen(self, variables: list[Any]) -> list[Any]:
+        """The variables, and where a model is loaded those that were frozen after training began.
+
+        Keras builds a loaded optimizer with what is trained now; it was saved with more.
+        """
+        model = self._model()
+        if self._saved_weights is None or model is None:
+            return variables
+        weights = dict(enumerate(model.weights))
+        saved = [weights.get(position) for position in self._saved_weights]
+        fits = None not in saved and {*map(id, variables)} <= {*map(id, saved)}
+        return saved if fits else variables
+
+    def _positions(self) -> list[int] | None:
+        """Where the variables are among the model's weights, if some of them are frozen."""
+        model = self._model()
+        if model is None or all(variable.trainable for variable in self._trainable_variables):
+            return self._saved_weights
+        places = {id(weight): position for position, weight in enumerate(model.weights)}
+        found = [places.get(id(variable)) for variable in self._trainable_variables]
+        return [position for position in found if position is not None]
 
     @_as_written
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:
@@ -476,6 +499,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             "sparse_as_dense": self.sparse_as_dense,
             "backward_passes_per_step": self.backward_passes_per_step,
             "average_aggregated_gradients": self.average_aggregated_gradients,
+            "weights": self._positions(),
             "process_set": None if self.process_set is hvd.global_process_set else list(ranks),
             **self._outer.config.asdict(),
         }
@@ -496,7 +520,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         )
         config["compression"] = compression_by_name(config["compression"])
         config["process_set"] = process_set_by_ranks(config["process_set"])
-        return cls(inner, **config)
+        saved_weights = config.pop("weights", None)
+        optimizer = cls(inner, **config)
+        optimizer._saved_weights = saved_weights
+        return optimizer
 
 
 class HookHandle:
