@@ -272,7 +272,7 @@ class OuterLoop:
         root, self._serial = agree(figures, gather, self._serial, others)
         self.name = f"{family}.{self._serial}"
         self._take_anchor(root, begun=begun)
-        self._agreed = True
+        self._agreed, self._made_in_first_step = True, False
 
     def _take_anchor(self, root: int, *, begun: bool) -> None:
         """Anchor all variables at the root's values, those that had an anchor at its anchor."""
