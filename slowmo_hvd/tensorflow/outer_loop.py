@@ -299,7 +299,7 @@ class OuterLoop:
         self._slow.part(frozen).begin_afresh()
         self._take_anchor(self._trained, root, begun=begun)
         self._agreed_key.assign(self._key)
-        self._agreed = True
+        self._agreed, self._made_in_first_step = True, False
 
     def _train(self, frozen: tuple[int, ...]) -> None:
         """Train all variables but those at these positions."""
