@@ -33,30 +33,28 @@ def spec_of(tensor: Tensor) -> Spec:
 
 
 def broadcast_tensors(
-    tensors: Sequence[Tensor] | None,
+    tensors: Sequence[Tensor],
     specs: Sequence[Spec],
     root_rank: int,
     *,
     name: str,
     devices: Mapping[str, torch.device],
     process_set: Any,
-) -> list[Tensor]:
-    """The root's tensors: themselves on the root, copies on the CPU elsewhere. A collective.
+) -> None:
+    """Give the root's tensors to all ranks, in place. A collective.
 
-    Beside the copies, this takes the memory of two chunks: large tensors travel from and to their
-    own memory, where that is the CPU's.
+    Large tensors travel from and to their own memory; for small ones, and for those on another
+    device than where they travel, there are two chunks of memory.
 
     Args:
-        tensors: on the root.
-        specs: theirs, equal on every rank.
+        tensors: of the same dtypes and shapes on every rank; contiguous, but for the root's.
+        specs: of the root's, equal on every rank.
         root_rank: the global rank that has them.
         name: the collectives' name, in use for nothing else.
         devices: where on this rank tensors of a device type other than the CPU travel.
         process_set: the ranks that take part, this one among them.
     """
-    mine = tensors is not None
-    if tensors is None:
-        tensors = [torch.empty(spec.shape, dtype=spec.dtype, device="cpu") for spec in specs]
+    mine = hvd.rank() == root_rank
     raw = [_bytes(tensor) for tensor in tensors]
     under_way: list[_Transfer] = []
     for index, (device, slices) in enumerate(_chunks(specs)):
@@ -70,7 +68,6 @@ def broadcast_tensors(
         under_way.append(_Transfer(handle, wire, parts))
     for transfer in under_way:
         transfer.finish(mine=mine)
-    return list(tensors)
 
 
 class _Transfer(NamedTuple):

@@ -1,14 +1,15 @@
 """Horovod's functions on optimizers, where SlowMo's have more state than Horovod knows of."""
 
-from collections.abc import Iterator
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeGuard
 
 import horovod.torch as hvd
 import torch
 from horovod.torch.functions import *  # noqa: F403
 from torch import Tensor
 
-from slowmo_hvd.torch.broadcast import broadcast_tensors, spec_of
+from slowmo_hvd.torch.broadcast import Spec, broadcast_tensors, spec_of
 from slowmo_hvd.torch.exchange import critical, stall_watch
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
 from slowmo_hvd.torch.wrappers import layers
@@ -69,17 +70,54 @@ def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
                 name="slowmo.optimizer_state",
                 process_set=process_set,
             )
+        if not mine:
+            tensors = _places(optimizer, skeleton, specs)
         size = sum(spec.bytes for spec in specs)
         with stall_watch.sending(owner, "in broadcast_optimizer_state", size=size):
-            received = broadcast_tensors(
-                tensors if mine else None,
+            broadcast_tensors(
+                tensors,
                 specs,
                 root_rank,
                 name="slowmo.optimizer_state",
                 devices={param.device.type: param.device for param in _parameters(optimizer)},
                 process_set=process_set,
             )
-    return _put_back(skeleton, received)
+    return _put_back(skeleton, tensors)
+
+
+def _places(optimizer: DistributedOptimizer, skeleton: Any, specs: Sequence[Spec]) -> list[Tensor]:
+    """Where this rank receives the root's tensors.
+
+    Its own state's, if that has the same tensors and will be taken: that needs no memory. Else new
+    ones, on the CPU, so that a state which is refused changes nothing.
+    """
+    inner = optimizer._inner.state_dict()
+    own: dict[int, Tensor] = {}
+    _pair(skeleton, {**inner, "slowmo": optimizer._outer.state(inner)}, own)
+    same = [own.get(index) for index in range(len(specs))]
+    if _can_receive(same, specs):
+        state = _put_back(skeleton, same)
+        with contextlib.suppress(KeyError, ValueError):
+            optimizer._outer.check(state.pop("slowmo"), state)
+            return same
+    return [torch.empty(spec.shape, dtype=spec.dtype, device="cpu") for spec in specs]
+
+
+def _can_receive(
+    tensors: Sequence[Tensor | None], specs: Sequence[Spec]
+) -> TypeGuard[list[Tensor]]:
+    there = [tensor for tensor in tensors if tensor is not None]
+    memory = [tensor.data_ptr() for tensor in there if tensor.numel()]
+    return (
+        len(there) == len(specs)
+        and all(map(_is_as, there, specs))
+        and len(memory) == len(set(memory))
+    )
+
+
+def _is_as(tensor: Tensor, spec: Spec) -> bool:
+    fits = tensor.dtype == spec.dtype and tuple(tensor.shape) == spec.shape
+    return fits and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_contiguous()
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
@@ -103,6 +141,19 @@ def _take_out(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_take_out(item, tensors) for item in value)
     return value
+
+
+def _pair(value: Any, own: Any, found: dict[int, Tensor]) -> None:
+    """Find the tensors that stand in ``own`` where ``value`` has holes."""
+    if isinstance(value, _Hole):
+        if isinstance(own, Tensor):
+            found[value.index] = own
+    elif isinstance(value, dict) and isinstance(own, dict):
+        for key, item in value.items():
+            _pair(item, own.get(key), found)
+    elif isinstance(value, list | tuple) and isinstance(own, list | tuple):
+        for item, of_own in zip(value, own, strict=False):
+            _pair(item, of_own, found)
 
 
 def _put_back(value: Any, tensors: list[Tensor]) -> Any:

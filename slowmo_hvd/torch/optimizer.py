@@ -25,7 +25,7 @@ from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.state import refusal
 from slowmo_hvd.torch import gradients
 from slowmo_hvd.torch.arguments import check_groups, check_inner, check_names
-from slowmo_hvd.torch.callers import is_initialising_state
+from slowmo_hvd.torch.callers import is_distributed_checkpoint, is_initialising_state
 from slowmo_hvd.torch.inner_state import load_inner, unchanged_on_error
 from slowmo_hvd.torch.outer_loop import OuterLoop
 
@@ -261,12 +261,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """
         args: Any = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
-        for pre_hook in self._optimizer_step_pre_hooks.values():
+        for pre_hook in list(self._optimizer_step_pre_hooks.values()):
             changed = pre_hook(self, args, kwargs)
             if changed is not None:
                 args, kwargs = changed
         loss = self._counted_step(*args[1:], **kwargs)
-        for post_hook in self._optimizer_step_post_hooks.values():
+        for post_hook in list(self._optimizer_step_post_hooks.values()):
             post_hook(self, args, kwargs)
         return loss
 
@@ -274,8 +274,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
     step.hooked = True
 
     def _counted_step(self, closure: Callable[[], float] | None = None) -> float | None:
-        if not self._inner.state and is_initialising_state():
-            return self._local_step(closure)  # on this rank alone, with zeros: no step of ours
+        if not self._inner.state and is_initialising_state():  # on this rank alone, with zeros
+            return None if is_distributed_checkpoint() else self._local_step(closure)
         self._outer.before_step()
         lrs = [group["lr"] for group in self.param_groups]
         loss = self._local_step(closure)
@@ -329,12 +329,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
         Builtins and tensors only, so that ``torch.load(weights_only=True)`` reads it. The
         tensors are the live ones, as in torch: copy them if training goes on before they are
         saved. `slowmo_hvd.core.state` describes the slow state.
+
+        Raises:
+            RuntimeError: torch's ``get_optimizer_state_dict`` or ``get_state_dict`` calls, which
+                would drop the slow state; or a sync of this optimizer was broken off.
         """
-        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+        _refuse_distributed_checkpoint()
+        for pre_hook in list(self._optimizer_state_dict_pre_hooks.values()):
             pre_hook(self)
         state: dict[str, Any] = dict(self._inner.state_dict())
         state["slowmo"] = self._outer.state(state)
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
+        for post_hook in list(self._optimizer_state_dict_post_hooks.values()):
             changed = post_hook(self, state)
             if changed is not None:
                 state = changed
@@ -351,9 +356,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: the state does not fit this optimizer; nothing has changed.
+            RuntimeError: torch's ``set_optimizer_state_dict`` or ``set_state_dict`` calls.
         """
+        _refuse_distributed_checkpoint()
         state_dict = _as_dict(state_dict)
-        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+        for pre_hook in list(self._optimizer_load_state_dict_pre_hooks.values()):
             changed = pre_hook(self, state_dict)
             if changed is not None:
                 state_dict = _as_dict(changed)
@@ -366,7 +373,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._outer.load(saved)
         if fresh:
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+        for post_hook in list(self._optimizer_load_state_dict_post_hooks.values()):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -386,3 +393,13 @@ def _as_dict(state_dict: Any) -> dict[str, Any]:
     if not isinstance(state_dict, Mapping):
         raise refusal(f"it is a {type(state_dict).__name__}, not what state_dict() returned")
     return dict(state_dict)
+
+
+def _refuse_distributed_checkpoint() -> None:
+    # After DCP's own call of step() to fill an empty state, or the learning rate would stay at 0.
+    if is_distributed_checkpoint():
+        raise RuntimeError(
+            "torch.distributed.checkpoint.state_dict would drop SlowMo's slow state: save "
+            "optimizer.state_dict() by torch.save, and load that by optimizer.load_state_dict; a "
+            "bare optimizer's checkpoint goes into that optimizer before it is wrapped"
+        )

@@ -491,8 +491,11 @@ class OuterLoop:
             # the reverse, is for the next agreement.
             groups, held = self._groups(), saved["anchor"]
             known = Parameters(groups, [place in held for place in range(sum(map(len, groups)))])
-            slow = SlowModel(groups, held, with_momentum=self.config.slow_momentum > 0)
-            slow.load(held, saved["momentum"])
+            if self._known is not None and self._known.are(groups) and self._slow is not None:
+                slow = self._slow if self._slow.holds(held, saved["momentum"]) else None
+            if slow is None:
+                slow = SlowModel(groups, held, with_momentum=self.config.slow_momentum > 0)
+                slow.load(held, saved["momentum"])
         self._begin_afresh()
         if saved is not None:
             self._rates = unpack_counters(saved, self._schedule)
