@@ -109,17 +109,18 @@ class OuterLoop:
             for leaf in self._leaves
         ]
         self._sync = tf.function(self._synchronise, autograph=False)
-        self._made_in_first_step = not self._have_values()
-        if not self._made_in_first_step:
-            self._look_at_fresh_buffers()
+        self._ready = False
+        self._made_in_first_step = not self._can_begin()
         self.built = True
 
-    def _have_values(self) -> bool:
-        return initialised([*(slot.variable for slot in self.slots), self._step])
-
-    def _look_at_fresh_buffers(self) -> None:
-        for buffers in self._buffers:
-            buffers.look()
+    def _can_begin(self) -> bool:
+        """Whether the variables have values: not so in the trace that makes them."""
+        if not self._ready and initialised([*(slot.variable for slot in self.slots), self._step]):
+            with tf.init_scope():
+                for buffers in self._buffers:
+                    buffers.look()
+            self._ready = True
+        return self._ready
 
     @property
     def slots(self) -> list[SlowVariable]:
@@ -167,14 +168,13 @@ class OuterLoop:
         the model's variables there is nothing yet to start from; the next trace, of the same
         step, comes here again.
         """
-        if not self.member or self._agreed:
+        if not self.member:
             return
-        if not self._have_values():
+        if not self._can_begin():
             traced_for_making_variables()
-            return
-        with tf.init_scope():
-            self._look_at_fresh_buffers()
-            self.agree()
+        elif not self._agreed:
+            with tf.init_scope():
+                self.agree()
 
     def after_step(self, learning_rates: Any) -> None:
         """Count one attempted step, taken at these learning rates; synchronise if that is due.
@@ -182,7 +182,7 @@ class OuterLoop:
         Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
         finite. With gradients that add up, the steps that move variables count.
         """
-        if not self._agreed:  # not a member; or in the trace that makes the model's variables
+        if not self.member or not self._ready:
             return
         if self._attempt is None:
             self._count(learning_rates)
