@@ -1,5 +1,6 @@
 """The outer loop of Algorithm 1 around any torch optimizer: windows, agreement, synchronisation."""
 
+import contextlib
 import time
 import warnings
 import weakref
@@ -24,6 +25,7 @@ from slowmo_hvd.torch.callers import refuse_schedule_free_around, stack_level_of
 from slowmo_hvd.torch.exchange import gather_figures, stall_watch, sum_
 from slowmo_hvd.torch.fresh_state import forget, reset
 from slowmo_hvd.torch.inner_state import tensor_form
+from slowmo_hvd.torch.module_buffers import average_buffers
 from slowmo_hvd.torch.second_copies import SecondCopies, in_train_mode
 from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
 
@@ -101,12 +103,23 @@ class OuterLoop:
             self._sync(due)
 
     @_eager
-    def flush(self) -> None:
-        """Synchronise now, unless a window has just begun."""
-        if self._schedule.position > 0 and self.member:
-            with in_train_mode(self._inner):
-                self._agree()
+    def flush(self, model: torch.nn.Module | None = None) -> None:
+        """Synchronise now, unless a window has just begun; average the model's buffers.
+
+        Rank-equal: it goes by counters and by the argument. Where some ranks gave no model, the
+        comparison after a sync tells; where a window has just begun, these do not come.
+        """
+        step, syncs = self._schedule.step, self._schedule.position > 0
+        if step == 0 or not self.member or not (syncs or model is not None):
+            return
+        with in_train_mode(self._inner) if syncs else contextlib.nullcontext():
+            self._agree()
+            if syncs:
                 self._sync(Sync.FLUSH)
+        where = f"in the average of the model's buffers after step {step}, which every rank gives"
+        with stall_watch.waiting(self, f"{where} to flush()"):
+            name = f"{self._name}.model"
+            average_buffers(model, name=name, process_set=self.process_set, step=step)
 
     def _groups(self) -> list[list[Tensor]]:
         return [group["params"] for group in self._inner.param_groups]
