@@ -119,17 +119,18 @@ class OuterLoop:
         self._agreed_key = tf.Variable(0, trainable=False, dtype=tf.int64)
         if elastic_job():
             self._local_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._made_in_first_step = not self._have_values()
-        if not self._made_in_first_step:
-            self._look_at_fresh_buffers()
+        self._ready = False
+        self._made_in_first_step = not self._can_begin()
         self.built = True
 
-    def _have_values(self) -> bool:
-        return initialised([*(slot.variable for slot in self.slots), self._step])
-
-    def _look_at_fresh_buffers(self) -> None:
-        for buffers in self._buffers:
-            buffers.look()
+    def _can_begin(self) -> bool:
+        """Whether the variables have values: not so in the trace that makes them."""
+        if not self._ready and initialised([*(slot.variable for slot in self.slots), self._step]):
+            with tf.init_scope():
+                for buffers in self._buffers:
+                    buffers.look()
+            self._ready = True
+        return self._ready
 
     @property
     def slots(self) -> list[SlowVariable]:
@@ -184,11 +185,10 @@ class OuterLoop:
         """
         if not self.member:
             return
-        if not self._agreed and not self._have_values():
+        if not self._can_begin():
             traced_for_making_variables()
             return
         with tf.init_scope():
-            self._look_at_fresh_buffers()
             frozen = self._to_freeze()
             if not self._agreed and before_run():  # rank-equal, see there
                 self._train(frozen)
@@ -209,7 +209,7 @@ class OuterLoop:
         Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
         finite. With gradients that add up, the steps that move variables count.
         """
-        if not self.member or not (self._agreed or self._have_values()):  # see before_step
+        if not self.member or not self._ready:
             return
         if self._attempt is None:
             self._count(learning_rates)

@@ -27,6 +27,7 @@ from slowmo_hvd.torch import gradients
 from slowmo_hvd.torch.arguments import check_groups, check_inner, check_names
 from slowmo_hvd.torch.callers import is_distributed_checkpoint, is_initialising_state
 from slowmo_hvd.torch.inner_state import load_inner, unchanged_on_error
+from slowmo_hvd.torch.module_buffers import check_model
 from slowmo_hvd.torch.outer_loop import OuterLoop
 
 _logger = logging.getLogger("slowmo_hvd")
@@ -296,14 +297,24 @@ class DistributedOptimizer(torch.optim.Optimizer):
             closure = gradients.densify(self, closure)
         return self._inner.step() if closure is None else self._inner.step(closure)
 
-    def flush(self) -> None:
+    def flush(self, model: torch.nn.Module | None = None) -> None:
         """End the window early, with a sync as at its end, so that all ranks hold one model.
 
-        For saving and evaluation: training goes on with a fresh window. At a window's start it
-        does nothing. A collective: every rank calls it after the same step. A schedule-free
-        optimizer may be in either mode, ``train()`` or ``eval()``.
+        For saving and evaluation: training goes on with a fresh window. The running statistics of
+        ``model`` (BatchNorm's), which are each worker's own while it trains, become their mean over
+        the workers where they are finite. A collective: every rank calls it after the same step.
+        At a window's start it averages the statistics alone, and without a model does nothing. A
+        schedule-free optimizer may be in either mode, ``train()`` or ``eval()``.
+
+        Args:
+            model: whose persistent floating-point buffers to average, the same on every rank.
+
+        Raises:
+            TypeError: ``model`` is no module.
+            ValueError: on every rank, if the ranks' models differ in their buffers.
         """
-        self._outer.flush()
+        check_model(model)
+        self._outer.flush(model)
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> RemovableHandle:
         """Have ``hook(record)`` called after each sync, for a logger.

@@ -35,6 +35,7 @@ from slowmo_hvd.torch.exchange import critical, gather_figures, stall_watch, sum
 from slowmo_hvd.torch.fresh_state import forget, reset
 from slowmo_hvd.torch.frozen import frozen_without, take_mean, take_roots
 from slowmo_hvd.torch.inner_state import tensor_form
+from slowmo_hvd.torch.module_buffers import average_buffers
 from slowmo_hvd.torch.parameters import Names, Parameters
 from slowmo_hvd.torch.second_copies import SecondCopies, in_train_mode
 from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
@@ -126,11 +127,33 @@ class OuterLoop:
             self._end_window(due)
 
     @_eager
-    def flush(self) -> None:
-        """Synchronise now, unless a window has just begun."""
-        if self._schedule.position > 0 and self.member:
+    def flush(self, model: torch.nn.Module | None = None) -> None:
+        """Synchronise now, unless a window has just begun; average the model's buffers.
+
+        Rank-equal: it goes by counters and by the argument. Where some ranks gave no model, the
+        comparison after a sync tells; where a window has just begun, these do not come.
+        """
+        syncs = self._schedule.position > 0
+        if self._schedule.step == 0 or not self.member or not (syncs or model is not None):
+            return
+        if syncs:
             with in_train_mode(self._inner):
                 self._end_window(Sync.FLUSH)
+        else:
+            self._agree(stepping=False)
+        self._average_buffers(model)
+
+    @_plain
+    def _average_buffers(self, model: torch.nn.Module | None) -> None:
+        step = self._schedule.step
+        where = f"the average of the model's buffers after step {step}"
+        with (
+            critical.entered(self, where),
+            stall_watch.waiting(self, f"in {where}, which every rank gives to flush()"),
+        ):
+            name = f"{self._name}.model"
+            said = average_buffers(model, name=name, process_set=self.process_set, step=step)
+        _warn(said)
 
     def _groups(self) -> list[list[Tensor]]:
         return [group["params"] for group in self._inner.param_groups]
