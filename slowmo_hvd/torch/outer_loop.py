@@ -171,6 +171,7 @@ class OuterLoop:
         """
         groups, known = self._groups(), self._known
         if not self._agreed or known is None:
+            refuse_schedule_free_around()
             with (
                 critical.entered(self, "the first step", unnamed=True),
                 stall_watch.waiting(self, "in the first step", warn_after=10),
@@ -217,7 +218,6 @@ class OuterLoop:
     @_plain
     def _agree_on(self, now: Parameters, before: Parameters | None) -> list[str]:
         """Agree with the other ranks; return what there is to warn of when all is over."""
-        refuse_schedule_free_around()
         names = self._names.of(now.groups)
         figures = figures_of(
             self.config,
