@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowmo_hvd.torch.wrappers import layers
+
 
 def check_inner(optimizer: Any) -> None:
     """Raise unless ``optimizer`` is a torch optimizer that is not distributed yet.
@@ -21,10 +23,15 @@ def check_inner(optimizer: Any) -> None:
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )
-    if hasattr(type(optimizer), "skip_synchronize"):
+    if any(hasattr(type(layer), "skip_synchronize") for layer in layers(optimizer)):
         raise ValueError(
             "optimizer is a DistributedOptimizer already; give the optimizer inside it, since "
             "SlowMo takes the place of Horovod's gradient averaging"
+        )
+    if type(optimizer).__module__.startswith("accelerate."):
+        raise ValueError(
+            "optimizer was prepared by Accelerate, which hides its class and leaves out steps; "
+            "give DistributedOptimizer(optimizer) to accelerator.prepare instead"
         )
     check_groups(optimizer)
 
@@ -68,10 +75,12 @@ def check_names(
 ) -> list[tuple[str, Tensor]]:
     """The names; raise unless they are unique and cover all of the optimizer's parameters.
 
-    As Horovod's DistributedOptimizer checks them.
+    As Horovod's DistributedOptimizer checks them. Where none are given, torch may have some: of an
+    optimizer that was made from named parameters.
     """
     if named_parameters is None:
-        return []
+        groups = [group for group in optimizer.param_groups if "param_names" in group]
+        return [pair for g in groups for pair in zip(g["param_names"], g["params"], strict=True)]
     try:
         named = list(named_parameters)
     except TypeError:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.outer import PLAIN_AVERAGE
 from slowmo_hvd.core.roll_call import RollCall, call_roll, is_sound, mark
-from slowmo_hvd.torch.exchange import gather_figures, sum_
+from slowmo_hvd.torch.exchange import critical, gather_figures, sum_
 from slowmo_hvd.torch.slow_model import SlowModel
 
 
@@ -50,7 +50,8 @@ def take_mean(
             flat.zero_()
     tail[process_set.rank()] = mark(step, sound=sound)
     sum_(flats, tail, name=name, compression=hvd.Compression.none, process_set=process_set)
-    roll = call_roll(tail.tolist(), process_set.ranks, on_nonfinite)
+    with critical.alike():
+        roll = call_roll(tail.tolist(), process_set.ranks, on_nonfinite)
     model.apply(flats, roll.contributors, [PLAIN_AVERAGE] * len(groups))
     return roll
 
@@ -64,7 +65,7 @@ def frozen_without(excluded: Sequence[int], step: int) -> str:
     )
 
 
-def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: Any) -> float | None:
+def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: Any) -> float:
     """Give all ranks the root's values, if a checksum of some rank's differs. A collective.
 
     Args:
@@ -74,28 +75,29 @@ def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: A
         process_set: the ranks that take part, this one among them.
 
     Returns:
-        How far this rank's values were from the root's; None where they were the same.
+        The largest difference of a number from the root's.
     """
     checksum = 0
     for param in params:
         checksum = zlib.crc32(_bytes(param).numpy(), checksum)  # type: ignore[arg-type]
     by_rank = gather_figures([checksum], name=f"{name}.checksum", process_set=process_set)
     if all(row == by_rank[root] for row in by_rank.values()):  # from a sum: on every rank, or none
-        return None
+        return 0.0
     # As integers, whatever the dtype. None overflows in the sum: only the root's are not 0.
     sizes = [param.numel() * param.element_size() for param in params]
-    words = torch.zeros(-(-sum(sizes) // 8), dtype=torch.int64)
+    words = torch.zeros(-(-sum(sizes) // 8), dtype=torch.int64, device="cpu")
     wire = words.view(torch.uint8)
     if hvd.rank() == root:
         torch.cat([_bytes(param) for param in params], out=wire[: sum(sizes)])
     sum_([words], words[:0], name=name, compression=hvd.Compression.none, process_set=process_set)
-    apart = [0.0]
+    apart = torch.zeros((), dtype=torch.float64, device="cpu")
     for param, part in zip(params, torch.split(wire[: sum(sizes)], sizes), strict=True):
         roots = part.clone().view(param.dtype).view(param.shape).to(param.device)
         if param.numel():
-            apart.append(float((_wide(param) - _wide(roots)).abs().max()))
+            gap = (_wide(param) - _wide(roots)).abs().max().cpu()
+            apart = torch.maximum(apart, gap)  # a NaN stays one
         param.detach().copy_(roots)
-    return None if by_rank[hvd.rank()] == by_rank[root] else max(apart)
+    return apart.item()
 
 
 def _bytes(param: Tensor) -> Tensor:

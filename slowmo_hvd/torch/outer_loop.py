@@ -1,6 +1,7 @@
 """The outer loop of Algorithm 1 around any torch optimizer: windows, agreement, synchronisation."""
 
 import logging
+import math
 import time
 import warnings
 import weakref
@@ -28,19 +29,28 @@ from slowmo_hvd.core.roll_call import (
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
 from slowmo_hvd.torch.arguments import check_groups
-from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
-from slowmo_hvd.torch.callers import stack_level_of_user
-from slowmo_hvd.torch.exchange import gather_figures, stall_watch, sum_
+from slowmo_hvd.torch.buffers import BufferAverage, resolve_strategy
+from slowmo_hvd.torch.callers import refuse_schedule_free_around, stack_level_of_user
+from slowmo_hvd.torch.exchange import critical, gather_figures, stall_watch, sum_
+from slowmo_hvd.torch.fresh_state import forget, reset
 from slowmo_hvd.torch.frozen import frozen_without, take_mean, take_roots
 from slowmo_hvd.torch.inner_state import tensor_form
+from slowmo_hvd.torch.module_buffers import average_buffers
 from slowmo_hvd.torch.parameters import Names, Parameters
+from slowmo_hvd.torch.second_copies import SecondCopies, in_train_mode
 from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
 
 _logger = logging.getLogger("slowmo_hvd")
 _Method = TypeVar("_Method", bound=Callable[..., None])
+_AnyMethod = TypeVar("_AnyMethod", bound=Callable[..., Any])
 # A compiled training step leaves the graph here: collectives and clocks cannot be traced.
 _eager: Callable[[_Method], _Method] = torch.compiler.disable
 _loops: weakref.WeakSet["OuterLoop"] = weakref.WeakSet()  # all that live
+
+
+def _plain(method: _AnyMethod) -> _AnyMethod:
+    """Without a graph, and with tensors that may be written to after ``torch.inference_mode()``."""
+    return torch.inference_mode(False)(torch.no_grad()(method))
 
 
 class OuterLoop:
@@ -63,6 +73,7 @@ class OuterLoop:
         self.process_set = process_set
         self._inner = inner
         self._strategy = resolve_strategy(config.buffers, inner)
+        self._copies = SecondCopies(inner)
         self._compression = compression
         self._names = Names(named)
         self._begin_afresh()
@@ -91,10 +102,16 @@ class OuterLoop:
         """Whether this rank trains in the process set; if not, its steps are local for good."""
         return bool(self.process_set.included())
 
+    @property
+    def _resets(self) -> bool:
+        """Whether a sync now resets the inner optimizer's buffers; equal on every rank."""
+        return self._strategy == "reset" and not self._schedule.warming_up
+
     @_eager
     def before_step(self) -> None:
         """Agree with the other ranks on one start, unless nothing has changed since they did."""
         if self.member:
+            critical.check(self)
             self._agree(stepping=True)
             self._drop_gradients()
 
@@ -107,18 +124,40 @@ class OuterLoop:
             rate.add(lr.detach() if isinstance(lr, Tensor) else lr)
         due = self._schedule.tick()
         if due is not None:
-            self._sync(due)
+            self._end_window(due)
 
     @_eager
-    def flush(self) -> None:
-        """Synchronise now, unless a window has just begun."""
-        if self._schedule.position > 0 and self.member:
-            self._sync(Sync.FLUSH)
+    def flush(self, model: torch.nn.Module | None = None) -> None:
+        """Synchronise now, unless a window has just begun; average the model's buffers.
+
+        Rank-equal: it goes by counters and by the argument. Where some ranks gave no model, the
+        comparison after a sync tells; where a window has just begun, these do not come.
+        """
+        syncs = self._schedule.position > 0
+        if self._schedule.step == 0 or not self.member or not (syncs or model is not None):
+            return
+        if syncs:
+            with in_train_mode(self._inner):
+                self._end_window(Sync.FLUSH)
+        else:
+            self._agree(stepping=False)
+        self._average_buffers(model)
+
+    @_plain
+    def _average_buffers(self, model: torch.nn.Module | None) -> None:
+        step = self._schedule.step
+        where = f"the average of the model's buffers after step {step}"
+        with (
+            critical.entered(self, where),
+            stall_watch.waiting(self, f"in {where}, which every rank gives to flush()"),
+        ):
+            name = f"{self._name}.model"
+            said = average_buffers(model, name=name, process_set=self.process_set, step=step)
+        _warn(said)
 
     def _groups(self) -> list[list[Tensor]]:
         return [group["params"] for group in self._inner.param_groups]
 
-    @torch.no_grad()
     def _agree(self, *, stepping: bool) -> None:
         """One start for all ranks, in the first step, after a load, and for other parameters.
 
@@ -132,20 +171,29 @@ class OuterLoop:
         """
         groups, known = self._groups(), self._known
         if not self._agreed or known is None:
-            with stall_watch.waiting(self, "in the first step", warn_after=10):
-                self._agree_on(Parameters(groups), None)
+            with (
+                critical.entered(self, "the first step", unnamed=True),
+                stall_watch.waiting(self, "in the first step", warn_after=10),
+            ):
+                said = self._agree_on(Parameters(groups), None)
+            _warn(said)
             return
         if known.are(groups) and (known.switched_as if stepping else known.formed_as)(groups):
             return
         check_groups(self._inner)
         now = Parameters(groups) if stepping else known.at_a_sync(groups)
-        where = f"after {self._schedule.step} steps, to train other parameters"
-        difference = now.difference(known)
-        _logger.info("%s (%s): the ranks agree on them anew", where, difference)
-        with stall_watch.waiting(self, where):
+        step, difference = self._schedule.step, now.difference(known)
+        _logger.info("other parameters after %d steps (%s): all ranks agree anew", step, difference)
+        where, size = f"other parameters after step {step}", self._bytes(self._slow)
+        with (
+            critical.entered(self, f"the agreement on {where}", unnamed=True),
+            stall_watch.waiting(self, f"to agree on {where}", size=size),
+        ):
             self._meet()
-            self._agree_on(now, known)
+            said = self._agree_on(now, known)
+        _warn(said)
 
+    @_plain
     def _meet(self) -> None:
         """Learn, in the allreduce of a sync, whether all ranks are about to train others.
 
@@ -163,9 +211,13 @@ class OuterLoop:
             compression=self._compression,
             process_set=self.process_set,
         )
-        self._read(tail)
+        with critical.alike():
+            self._read(tail)
 
-    def _agree_on(self, now: Parameters, before: Parameters | None) -> None:
+    @_plain
+    def _agree_on(self, now: Parameters, before: Parameters | None) -> list[str]:
+        """Agree with the other ranks; return what there is to warn of when all is over."""
+        refuse_schedule_free_around()
         names = self._names.of(now.groups)
         figures = figures_of(
             self.config,
@@ -176,6 +228,7 @@ class OuterLoop:
             names=names,
             frozen=[names[where] if names else where for where in now.frozen],
             earlier_positions=now.places_in(before) if before else (),
+            buffers=list(self._copies.names),
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
@@ -183,44 +236,51 @@ class OuterLoop:
         def others() -> list[int | None]:
             return [loop._serial for loop in _loops if loop is not self]
 
-        root, self._serial = agree(figures, gather, self._serial, others)
+        with critical.alike():
+            root, self._serial = agree(figures, gather, self._serial, others)
         self._name = f"{family}.{self._serial}"
-        self._freeze(now, before, root)
-        rates = now.follow(self._known, self._rates)
-        self._slow = self._take_anchor(now, root)
-        self._rates, self._known, self._agreed = rates, now, True
+        apart, excluded = self._freeze(now, before, root)
+        slow, apart_too = self._take_anchor(now, root)
+        self._rates = now.follow(self._known, self._rates)
+        self._slow, self._known, self._agreed = slow, now, True
         self._buffer_average = BufferAverage()  # a rank that is new here has agreed on none
+        # Not before the end: a script may have made warnings errors, on this rank alone too.
+        said = [frozen_without(excluded, self._schedule.step)] if excluded else []
+        apart = torch.tensor([apart, apart_too], dtype=torch.float64, device="cpu").max().item()
+        return said + ([unequal_start(hvd.rank(), root, apart)] if apart != 0 else [])  # a NaN too
 
-    def _freeze(self, now: Parameters, before: Parameters | None, root: int) -> None:
+    def _freeze(
+        self, now: Parameters, before: Parameters | None, root: int
+    ) -> tuple[float, tuple[int, ...]]:
         """Put the parameters that are not trained to one value on all ranks, and leave them.
 
         Those frozen inside a window take the workers' mean; of all that were not frozen before
         the checksums are compared. Rank-equal: the ranks agreed on which those are.
+
+        Returns:
+            How far this rank's were from the root's, and the ranks that are not in the mean.
         """
+        excluded: tuple[int, ...] = ()
         since = now.frozen_since(before) if before else []
         if since and self._schedule.position > 0:
             assert self._slow is not None
-            step = self._schedule.step
-            roll = take_mean(
+            excluded = take_mean(
                 self._slow,
                 now.groups,
                 since,
-                step,
+                self._schedule.step,
                 self.config.on_nonfinite,
                 name=f"{self._name}.frozen",
                 process_set=self.process_set,
-            )
-            if roll.excluded:
-                warnings.warn(frozen_without(roll.excluded, step), stacklevel=stack_level_of_user())
+            ).excluded
         for where in since:
             now.all[where].grad = None  # left from before it was frozen
         known = {id(before.all[where]) for where in before.frozen} if before else set()
         params = [now.all[where] for where in now.frozen if id(now.all[where]) not in known]
-        if params:
-            name = f"{self._name}.frozen_start"
-            apart = take_roots(params, root, name=name, process_set=self.process_set)
-            if apart is not None:
-                self._warn_of_start(root, apart)
+        if not params:
+            return 0.0, excluded
+        name = f"{self._name}.frozen_start"
+        return take_roots(params, root, name=name, process_set=self.process_set), excluded
 
     def _drop_gradients(self) -> None:
         """Frozen parameters are not averaged, so the inner step must not move them here alone."""
@@ -246,37 +306,49 @@ class OuterLoop:
         slow = SlowModel(now.groups, now.trained, with_momentum=self.config.slow_momentum > 0)
         return slow, slow.inherit(self._slow) if self._slow else set()
 
-    def _take_anchor(self, now: Parameters, root: int) -> SlowModel:
-        """Anchor all parameters at the root's values, those that had an anchor at its anchor."""
+    def _take_anchor(self, now: Parameters, root: int) -> tuple[SlowModel, float]:
+        """Anchor all parameters at the root's values, those that had an anchor at its anchor.
+
+        Returns:
+            The slow state, and how far this rank's anchors were from the root's.
+        """
         slow, old = self._extended(now)
         flats = [bucket.anchor for bucket in slow.buckets]
         before = [flat.clone() for flat in flats]
         if hvd.rank() != root:
             for flat in flats:
                 flat.zero_()
-        sum_(
-            flats,
-            flats[0][:0],
-            name=f"{self._name}.anchor",
-            compression=hvd.Compression.none,
-            process_set=self.process_set,
-        )
+        with stall_watch.sending(self, "in sending the first weights", size=self._bytes(slow)):
+            sum_(
+                flats,
+                flats[0][:0],
+                name=f"{self._name}.anchor",
+                compression=hvd.Compression.none,
+                process_set=self.process_set,
+            )
         pairs = [(a, b) for a, b in zip(flats, before, strict=True) if a.numel()]
         gaps = [(a - b).abs().max().double().cpu() for a, b in pairs]
-        apart = torch.stack(gaps).max().item() if gaps else 0.0
-        if apart != 0:  # a NaN too
-            self._warn_of_start(root, apart)
         slow.restart(set(now.trained) - old)
-        return slow
+        return slow, torch.stack(gaps).max().item() if gaps else 0.0
 
-    def _warn_of_start(self, root: int, apart: float) -> None:
-        warnings.warn(
-            unequal_start(hvd.rank(), root, apart),
-            stacklevel=stack_level_of_user(),
-        )
+    def _bytes(self, slow: SlowModel | None) -> int:
+        """What its displacements have on the wire."""
+        if slow is None or self.process_set.size() == 1:
+            return 0
+        return sum(bucket.anchor.nbytes for bucket in slow.buckets)
 
-    @torch.no_grad()
-    def _sync(self, kind: Sync) -> None:
+    @_plain
+    def _end_window(self, kind: Sync) -> None:
+        """Synchronise, and then call the hooks."""
+        self._agree(stepping=False)
+        with critical.entered(self, f"the sync after step {self._schedule.step}"):
+            record = self._sync(kind)
+        if record.excluded:
+            _warn([exclusion(record.excluded, record.step)])
+        for hook in list(self.hooks.values()):  # a hook may remove itself
+            hook(record)
+
+    def _sync(self, kind: Sync) -> SyncRecord:
         """Average the displacements, take the outer step, begin a window. A collective.
 
         Raises:
@@ -284,13 +356,12 @@ class OuterLoop:
             FloatingPointError: displacements are not finite, as `call_roll` has it. Either is the
                 same on every rank, and nothing has changed.
         """
-        self._agree(stepping=False)
         begin = time.perf_counter()
         slow, step = self._slow, self._schedule.step
         assert slow is not None  # _agree made it
         with (
             torch.profiler.record_function("slowmo.sync"),
-            stall_watch.waiting(self, f"in the sync after step {step}"),
+            stall_watch.waiting(self, f"in the sync after step {step}", size=self._bytes(slow)),
         ):
             flats, tail, sound = self._outgoing(slow)
             sent = sum_(
@@ -300,7 +371,8 @@ class OuterLoop:
                 compression=self._compression,
                 process_set=self.process_set,
             )
-            roll, (squares, news_count, *rates) = self._read(tail)
+            with critical.alike():
+                roll, (squares, news_count, *rates) = self._read(tail)
             workers = roll.contributors
             gammas = tuple(rate / workers for rate in rates)
             norm = slow.squared_norm(flats) ** 0.5 / workers
@@ -308,9 +380,14 @@ class OuterLoop:
                 PLAIN_AVERAGE if kind is Sync.WARMUP else outer_step(self.config, gamma)
                 for gamma in gammas
             ]
+            params = {} if self._resets else slow.params()  # a reset drops the copies
+            distances = self._copies.distances(params, sound=sound)
             slow.apply(flats, workers, steps)
             del flats, tail
             sent += self._begin_buffers(agree=news_count > 0, sound=sound)
+            sent += self._copies.follow(
+                distances, roll.present, name=f"{self._name}.copies", process_set=self.process_set
+            )
         record = SyncRecord(
             kind=kind,
             step=step,
@@ -327,10 +404,7 @@ class OuterLoop:
         for rate in self._rates:
             rate.clear()
         self.stats = self.stats.add(record)
-        if roll.excluded:
-            warnings.warn(exclusion(roll.excluded, step), stacklevel=stack_level_of_user())
-        for hook in self.hooks.values():
-            hook(record)
+        return record
 
     def _outgoing(self, slow: SlowModel) -> tuple[list[Tensor], Tensor, bool]:
         """This worker's displacements, the figures at their end, and whether it is sound.
@@ -345,7 +419,7 @@ class OuterLoop:
         squares = slow.squared_norm(flats)
         gammas = [rate.mean for rate in self._rates]
         averages = self._strategy == "average"
-        sound = is_sound(squares, gammas)
+        sound = is_sound(squares, gammas) and self._copies.finite()
         sound = sound and not (averages and not self._buffer_average.finite(self._inner))
         figures = [0.0] * spare
         if sound:
@@ -355,7 +429,7 @@ class OuterLoop:
             for flat in flats:
                 flat.zero_()
         figures[self.process_set.rank()] = mark(self._schedule.step, sound=sound)
-        tail.copy_(torch.tensor(figures, dtype=torch.float64))
+        tail.copy_(torch.tensor(figures, dtype=torch.float64, device="cpu"))
         return flats, tail, sound
 
     @property
@@ -376,7 +450,9 @@ class OuterLoop:
         Rank-equal but for a reset: it goes by the strategy, the schedule, and what the allreduce
         brought. A worker that is not sound resets its buffers, and so has none to be averaged.
         """
-        if not sound or (self._strategy == "reset" and not self._schedule.warming_up):
+        if not sound:
+            forget(self._inner)
+        elif self._resets:
             reset(self._inner)
         if self._strategy != "average":
             return 0
@@ -388,13 +464,14 @@ class OuterLoop:
             self._inner, name=f"{self._name}.buffers", process_set=self.process_set
         )
 
-    @torch.no_grad()
+    @_plain
     def state(self, inner: Any) -> dict[str, Any]:
         """The slow state, as `slowmo_hvd.core.state` describes it; the tensors are live.
 
         Args:
             inner: the inner optimizer's state_dict, to save the form of it.
         """
+        critical.check_whole(self)
         slow, rates, groups = self._slow, self._rates, self._groups()
         if self._known is None:
             rates = [MeanLearningRate() for _ in groups]
@@ -428,7 +505,7 @@ class OuterLoop:
         shapes = [tuple(param.shape) for group in self._groups() for param in group]
         return pack_inner(type(self._inner).__name__, shapes, state, tensor_form)
 
-    @torch.no_grad()
+    @_plain
     def load(self, saved: Any) -> None:
         """Take a checked slow state over, or begin afresh if it is None."""
         slow = known = None
@@ -437,8 +514,11 @@ class OuterLoop:
             # the reverse, is for the next agreement.
             groups, held = self._groups(), saved["anchor"]
             known = Parameters(groups, [place in held for place in range(sum(map(len, groups)))])
-            slow = SlowModel(groups, held, with_momentum=self.config.slow_momentum > 0)
-            slow.load(held, saved["momentum"])
+            if self._known is not None and self._known.are(groups) and self._slow is not None:
+                slow = self._slow if self._slow.holds(held, saved["momentum"]) else None
+            if slow is None:
+                slow = SlowModel(groups, held, with_momentum=self.config.slow_momentum > 0)
+                slow.load(held, saved["momentum"])
         self._begin_afresh()
         if saved is not None:
             self._rates = unpack_counters(saved, self._schedule)
@@ -446,6 +526,7 @@ class OuterLoop:
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
+        critical.check_whole(self)
         kept = dict(self.__dict__)
         for name in ("_serial", "_agreed", "_buffer_average", "stats", "hooks"):
             del kept[name]
@@ -461,10 +542,18 @@ class OuterLoop:
         self._begin_unshared()
 
 
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        warnings.warn(sentence, stacklevel=stack_level_of_user())
+
+
 def _fault(tensor: Any, dtype: torch.dtype) -> str | None:
     """What is wrong with a saved anchor or momentum that is to be of this dtype."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         return f"is no dense tensor with values but a {type(tensor).__name__}"
     if tensor.dtype != dtype:
         return f"is {tensor.dtype} and this optimizer keeps {dtype}"
-    return None if bool(torch.isfinite(tensor).all()) else "is not finite"
+    if tensor.numel() == 0:
+        return None
+    least, largest = tensor.aminmax()  # NaN, both, if any element is
+    return None if math.isfinite(least) and math.isfinite(largest) else "is not finite"

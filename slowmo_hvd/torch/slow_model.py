@@ -225,6 +225,11 @@ class SlowModel:
             for position, tensor in ours.items():
                 tensor.copy_(saved[position])
 
+    def holds(self, anchors: Mapping[int, Tensor], momenta: Mapping[int, Tensor]) -> bool:
+        """Whether these are its own, not copies of them."""
+        pairs = ((self.anchors(), anchors), (self.momenta(), momenta))
+        return all(_memory(ours) == _memory(theirs) for ours, theirs in pairs)
+
     def params(self) -> dict[int, Tensor]:
         """The parameters by position."""
         return {where: param for bucket in self.buckets for where, param in bucket.params.items()}
@@ -248,3 +253,7 @@ class SlowModel:
             if bucket.momentum is not None
             for position, _, view in bucket.views(bucket.momentum)
         }
+
+
+def _memory(tensors: Mapping[int, Tensor]) -> dict[int, tuple[int, torch.Size]]:
+    return {position: (tensor.data_ptr(), tensor.shape) for position, tensor in tensors.items()}

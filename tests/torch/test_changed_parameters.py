@@ -145,7 +145,7 @@ def test_a_change_on_one_rank_alone_is_an_error_on_all_and_no_hang(
 
 
 @pytest.mark.ranks(2)
-def test_after_the_error_the_ranks_go_on_once_all_have_changed() -> None:
+def test_ranks_that_go_on_after_that_error_learn_that_their_steps_differ() -> None:
     first, second = number(0.0), number(0.0)
     optimizer = sgd(first, second, sync_period=1)
     step_with(optimizer, 1.0, 1.0)
@@ -154,7 +154,7 @@ def test_after_the_error_the_ranks_go_on_once_all_have_changed() -> None:
     with pytest.raises(RuntimeError, match="rank 0 changed which parameters to train"):
         optimizer.step()
     second.requires_grad_(False)
-    # Rank 1 counted that step, and what differs in the counts is told as after any such error.
+    # Rank 1 counted that step, and rank 0 had not begun it.
     same_error_everywhere(RuntimeError, "the ranks are in different syncs", optimizer.step)
 
 
@@ -171,10 +171,15 @@ def test_ranks_that_replaced_different_parameters_are_told_which() -> None:
 
 
 @pytest.mark.ranks(2)
-def test_an_order_that_differs_between_the_ranks_is_found_by_the_names() -> None:
+@pytest.mark.parametrize("named_to", ["SlowMo", "torch"])
+def test_an_order_that_differs_between_the_ranks_is_found_by_the_names(named_to: str) -> None:
     weights = {"a": number(0.0), "b": number(0.0)}
     names = by_rank(["a", "b"], ["b", "a"])  # as list(set(...)) may have them
-    optimizer = sgd(*(weights[name] for name in names), named_parameters=weights.items())
+    params: list[Any] = [weights[name] for name in names]
+    if named_to == "torch":
+        optimizer = sgd(*zip(names, params, strict=True))  # type: ignore[arg-type]
+    else:
+        optimizer = sgd(*params, named_parameters=weights.items())
     same_error_everywhere(
         ValueError,
         "the ranks differ in names of the parameters: number 0 is 'a' on rank 0, 'b' on rank 1",
@@ -227,8 +232,7 @@ def test_one_info_line_tells_of_a_change(caplog: pytest.LogCaptureFixture) -> No
         for _ in range(2):
             step_with(optimizer, None, 1.0, 1.0)
     assert [record.getMessage() for record in caplog.records] == [
-        "after 1 steps, to train other parameters (1 frozen, 1 new, 2 removed): the ranks agree "
-        "on them anew"
+        "other parameters after 1 steps (1 frozen, 1 new, 2 removed): all ranks agree anew"
     ]
 
 
