@@ -102,7 +102,7 @@ test: setup lint $(FRAMEWORKS:%=test-%)
 
 # The framework's whole suite on two ranks; then what needs one rank, three or four, which a part of
 # the suite may lack.
-RUN := $(BIN)/horovodrun --gloo --disable-cache
+RUN := $(BIN)/python tests/horovodrun.py --gloo --disable-cache
 PYTEST := $(CURDIR)/$(BIN)/pytest
 ON_RANKS := -m ranks $(if $(TESTS),--none-is-fine)
 test-torch: WHAT = --framework torch \

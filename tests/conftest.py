@@ -10,19 +10,24 @@
 - A test in which nothing makes progress is taken for hanging (see progress.py): the rank says so,
   shows where every thread stands, and dies with all its children, which makes horovodrun end the
   rest. A test that waits on purpose says how long it may be idle: ``limit(100)``.
+- Of a test marked ``pairwise`` only so many cases run that each pair of its settings is met, and
+  one marked ``only_all_cases`` not at all, unless with ``--all-cases``, which ``make test-all``
+  gives. The number of ranks is a setting too: where 2 are among those that the test is for, the
+  pairs are met with 2, and with the others each setting once.
 """
 
 import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from pathlib import Path
 from typing import TextIO
 
 import framework
 import pytest
 from launch import kill_all
+from pairwise import choose
 from progress import FAR, IDLE, Watch
 
 _STDERR = pytest.StashKey[TextIO]()
@@ -40,6 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=framework.NAMES,
         default=framework.default(),
         help="the framework whose tests to run (default: torch, where it is installed)",
+    )
+    parser.addoption(
+        "--all-cases",
+        action="store_true",
+        help="run every case of the large matrices, and what takes long",
     )
     parser.addoption(
         "--none-is-fine",
@@ -80,6 +90,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     hvd = framework.horovod()
+    if not config.getoption("all_cases"):
+        left_out = _left_to_all_cases(items, hvd.size())
+        config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
+        items[:] = [item for item in items if id(item) not in left_out]
     together = [item for item in items if _is_shared(item)]
     once = [item for item in items if not _is_shared(item)] if hvd.size() <= 2 else []
     kept = [item for item in together if hvd.size() in item.get_closest_marker("ranks").args]
@@ -135,6 +149,35 @@ def _end(signum: int, frame: object) -> None:
 
 def _is_shared(item: pytest.Item) -> bool:
     return item.get_closest_marker("ranks") is not None
+
+
+def _left_to_all_cases(items: list[pytest.Item], size: int) -> set[int]:
+    """The ids of the items that ``--all-cases`` adds, alike on every rank."""
+    left_out = {id(item) for item in items if item.get_closest_marker("only_all_cases")}
+    tests: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        if item.get_closest_marker("pairwise") and isinstance(item, pytest.Function):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in tests.values():
+        ranks = cases[0].get_closest_marker("ranks")
+        elsewhere = cases[0].get_closest_marker("pairwise").args
+        if ranks and size != (2 if 2 in ranks.args else ranks.args[0]):
+            elsewhere = tuple(cases[0].callspec.params)
+        settings = [
+            {name: _hashable(value) for name, value in case.callspec.params.items()}
+            for case in cases
+        ]
+        chosen = {id(cases[position]) for position in choose(settings, elsewhere=elsewhere)}
+        left_out |= {id(case) for case in cases} - chosen
+    return left_out
+
+
+def _hashable(value: object) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
 
 
 def _watch(item: pytest.Item, watch: Watch, ended: threading.Event) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from progress import FAR, IDLE, Watch
 
 ROOT = Path(__file__).resolve().parent.parent
+HOROVODRUN = [sys.executable, str(ROOT / "tests" / "horovodrun.py")]
 _running: set[int] = set()  # process groups
 
 
@@ -90,8 +91,7 @@ def horovodrun(
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script with its arguments on ``ranks`` ranks of this machine."""
     options = ["--gloo", "--disable-cache", "-np", str(ranks)]  # no ~/.horovod
-    launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
-    return run([*launcher, sys.executable, *command], timeout=timeout, cwd=cwd, env=env)
+    return run([*HOROVODRUN, *options, sys.executable, *command], timeout=timeout, cwd=cwd, env=env)
 
 
 def kill_all() -> None:
@@ -103,8 +103,7 @@ def kill_all() -> None:
 def _environment(changes: dict[str, str] | None) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
     clean["PYTHONPATH"] = str(ROOT)
-    # horovodrun imports TensorFlow to see what it is built with, and that has much to say.
-    clean.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    clean.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow has much to say
     return clean | (changes or {})
 
 

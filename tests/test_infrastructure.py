@@ -29,7 +29,7 @@ def nested(
     Returns the exit code, the output, and the run's mark.
     """
     (directory / "tests" / folder).mkdir(parents=True)
-    for name in ("conftest.py", "framework.py", "launch.py", "progress.py"):
+    for name in ("conftest.py", "framework.py", "launch.py", "pairwise.py", "progress.py"):
         shutil.copy(ROOT / "tests" / name, directory / "tests")
     shutil.copy(ROOT / "setup.cfg", directory)
     (directory / "tests" / folder / "test_nested.py").write_text(tests)
@@ -222,6 +222,37 @@ def test_that_gives_up_on_its_child():
     for text in ("once 0.", "once 1.", "once 2.", "once 3.", "both 0.", "both 1."):
         assert output.count(text) == 1, output
     assert nothing_is_left(mark), left_over(mark)
+
+
+CASES = """
+import pytest
+
+@pytest.mark.ranks(1, 3)
+@pytest.mark.pairwise
+@pytest.mark.parametrize("a", [1, 2])
+@pytest.mark.parametrize(("b", "c"), [(b, c) for b in ([1], {2: 2}) for c in "xy"])
+def test_pairs(a, b, c):
+    pass
+
+@pytest.mark.pairwise("a", "b")
+@pytest.mark.parametrize("a", range(2))
+@pytest.mark.parametrize("b", range(4))
+def test_alone(a, b):
+    pass
+
+@pytest.mark.only_all_cases
+def test_that_takes_long():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("options", "passed"), [((), 4 + 4), (("--all-cases",), 8 + 8 + 1)])
+def test_pairs_of_settings_are_met_and_with_an_option_all_cases(
+    options: tuple[str, ...], passed: int, tmp_path: Path
+) -> None:
+    code, output, _ = nested(tmp_path, CASES, *options, ranks=1)
+    assert code == 0, output
+    assert f"{passed} passed" in output
 
 
 def test_a_hang_without_horovodrun_ends_too(tmp_path: Path) -> None:

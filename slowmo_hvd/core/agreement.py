@@ -82,6 +82,11 @@ def figures_of(
         "parameter groups": [len(group) for group in groups],
         "buffers of the inner optimizer": buffers or [],
     }
+    return as_figures(figures)
+
+
+def as_figures(figures: Mapping[str, Any]) -> Figures:
+    """Named values as numbers: a checksum of each str or list, which are compared by it."""
     details = {name: value for name, value in figures.items() if isinstance(value, str | list)}
     values = (_checksum(value) if name in details else value for name, value in figures.items())
     return Figures(tuple(figures), tuple(map(float, values)), details)

@@ -30,14 +30,32 @@ def agreed_serial(claims: Mapping[int, Sequence[float]]) -> int:
     """The number of the optimizer about which the ranks, by rank, claim this.
 
     Raises:
-        RuntimeError: too many optimizers live at once; on every rank alike.
+        RuntimeError: too many optimizers live at once, or ranks have named this one differently,
+            by a step before they met; on every rank alike.
     """
-    for _, (serial, _) in sorted(claims.items()):
-        if serial != _NONE:
-            return int(serial)
+    named = {rank: int(serial) for rank, (serial, _) in claims.items() if serial != _NONE}
+    if named:
+        first = min(named)
+        for rank, serial in named.items():
+            if serial != named[first]:
+                raise RuntimeError(
+                    f"a DistributedOptimizer is number {named[first]} on rank {first} and number "
+                    f"{serial} on rank {rank}: take the first steps of all optimizers in the same "
+                    "order on every rank"
+                )
+        return named[first]
     taken = 0
     for _, of_others in claims.values():
         taken |= int(of_others)
+    return _smallest_free(taken)
+
+
+def serial_before_agreeing(others: Callable[[], Iterable[int | None]]) -> int:
+    """The number that the ranks will agree on if all optimizers begin in the same order on each."""
+    return _smallest_free(int(claim(None, others)[1]))
+
+
+def _smallest_free(taken: int) -> int:
     free = next(number for number in range(_MOST + 1) if not taken >> number & 1)
     if free == _MOST:
         raise RuntimeError(f"more than {_MOST} DistributedOptimizers are in use at once")

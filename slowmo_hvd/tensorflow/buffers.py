@@ -54,7 +54,7 @@ class Buffers:
         self._leaf = leaf
         self._buffers = _buffers(leaf)
         self._owners = _owners(leaf)
-        self._fresh: list[Any] | None = None
+        self._fresh: list[Any] = []
         #: Its count of steps at the last reset.
         self.restarted_at = native(
             add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
@@ -62,9 +62,8 @@ class Buffers:
         _count_from(leaf, self.restarted_at)
 
     def look(self) -> None:
-        """Note what each buffer is when it is new, once the variables have values. Eager."""
-        if self._fresh is None:
-            self._fresh = _fresh_values(self._leaf)
+        """Note what each buffer is when it is new, as soon as they have values. Eager."""
+        self._fresh = _fresh_values(self._leaf)
 
     @property
     def averaged_kinds(self) -> list[Any]:
@@ -87,7 +86,7 @@ class Buffers:
         A step count that survived its moments would switch Adam's bias correction off; one that
         restarted for the schedule too would rewind that.
         """
-        for buffer, value in zip(self._buffers, self._fresh or [], strict=True):
+        for buffer, value in zip(self._buffers, self._fresh, strict=True):
             buffer.assign(tf.broadcast_to(value, buffer.shape))
         self.restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
 

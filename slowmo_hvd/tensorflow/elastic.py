@@ -21,9 +21,9 @@ from horovod.common.exceptions import HorovodInternalError
 
 from slowmo_hvd.tensorflow.functions import (
     broadcast_values,
-    broadcast_variables,
     shared_variables,
 )
+from slowmo_hvd.tensorflow.outer_loop import loops_of
 from slowmo_hvd.tensorflow.slow_model import native
 
 __all__ = ["TensorFlowKerasState", "TensorFlowState", "run"]
@@ -178,4 +178,7 @@ class TensorFlowState(_VariablesState):
         return self.variables
 
     def _broadcast(self) -> None:
-        broadcast_variables(self.variables, root_rank=0)
+        natives = list(map(native, self.variables))
+        broadcast_values(natives, 0, hvd.global_process_set)
+        for loop in loops_of(natives):
+            loop.agree_after_broadcast()

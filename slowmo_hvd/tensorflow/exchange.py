@@ -23,9 +23,19 @@ _LARGEST_POWER = 100  # of two, by which displacements are scaled for half preci
 
 
 def sum_(
-    flats: Sequence[Any], tail: Any, *, name: str, compression: Any, process_set: Any, device: str
+    flats: Sequence[Any],
+    tail: Any,
+    *,
+    name: str,
+    compression: Any,
+    process_set: Any,
+    device: str,
+    check: Callable[[Any], Any] = tf.identity,
 ) -> tuple[list[Any], Any, Any]:
     """Sum flat tensors over the process set, in a graph.
+
+    The tensor that the tail travels in comes first. If a rank finds in the tail's sum that others
+    will not send the rest, none of it is under way.
 
     Args:
         flats: float tensors of one dimension, of equal sizes on every rank.
@@ -35,24 +45,35 @@ def sum_(
         compression: a Horovod compressor; the same on every rank, which decides what is sent.
         process_set: the ranks that take part, this one among them.
         device: where to sum, or "" where Horovod thinks best.
+        check: given the tail's sum, makes the tensor for which the rest waits.
 
     Returns:
         The sums of the flat tensors, that of the tail, and the bytes handed to allreduce, an int64
         tensor: the tail may have a length that is known only when the graph runs.
     """
     if compression is not hvd.Compression.none:
-        return _sum_compressed(flats, tail, name, compression, process_set, device)
+        return _sum_compressed(flats, tail, name, compression, process_set, device, check)
     first, *others = flats
     joined = tf.concat([first, tf.cast(tail, first.dtype)], 0)
-    wires = [joined, *others]
-    sums = [_sum(wire, f"{name}.{index}", process_set, device) for index, wire in enumerate(wires)]
     size = first.shape[0]
-    tail_sum = tf.cast(sums[0][size:], tf.float64)
-    return [sums[0][:size], *sums[1:]], tail_sum, _bytes(wires)
+    total = _sum(joined, f"{name}.0", process_set, device)
+    tail_sum = tf.cast(total[size:], tf.float64)
+    with tf.control_dependencies([check(tail_sum)]):
+        sums = [
+            _sum(wire, f"{name}.{index}", process_set, device)
+            for index, wire in enumerate(others, 1)
+        ]
+    return [total[:size], *sums], tail_sum, _bytes([joined, *others])
 
 
 def _sum_compressed(
-    flats: Sequence[Any], tail: Any, name: str, compression: Any, process_set: Any, device: str
+    flats: Sequence[Any],
+    tail: Any,
+    name: str,
+    compression: Any,
+    process_set: Any,
+    device: str,
+    check: Callable[[Any], Any],
 ) -> tuple[list[Any], Any, Any]:
     """As `sum_`, with the tensors scaled to what half precision can hold.
 
@@ -70,10 +91,12 @@ def _sum_compressed(
     power = tf.floor(15 - tf.math.log(tf.where(usable, peak, 1.0)) / math.log(2))
     scale = tf.where(usable, 2.0 ** tf.minimum(power, _LARGEST_POWER), 1.0)
     sums = []
+    checked = check(figures[:-1])
     for index, flat in enumerate(flats):
         wire, context = compression.compress(flat * tf.cast(scale, flat.dtype))
         wires.append(wire)
-        total = _sum(wire, f"{name}.{index}", process_set, device)
+        with tf.control_dependencies([checked]):
+            total = _sum(wire, f"{name}.{index}", process_set, device)
         sums.append(compression.decompress(total, context) / tf.cast(scale, flat.dtype))
     return sums, figures[:-1], _bytes(wires)
 

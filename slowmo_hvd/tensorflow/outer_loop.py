@@ -17,7 +17,9 @@ import tensorflow as tf
 
 from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.elastic_job import ONE_STEP, before_run, elastic_job
 from slowmo_hvd.core.gathering import Gather, gather_json
+from slowmo_hvd.core.names import serial_before_agreeing
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion, mark_of_change
@@ -115,17 +117,20 @@ class OuterLoop:
         self._train(self._frozen)
         # What the ranks have agreed to train, as `_key`, for the graphs: 0 before they have.
         self._agreed_key = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._made_in_first_step = not self._have_values()
-        if not self._made_in_first_step:
-            self._look_at_fresh_buffers()
+        if elastic_job():
+            self._local_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._ready = False
+        self._made_in_first_step = not self._can_begin()
         self.built = True
 
-    def _have_values(self) -> bool:
-        return initialised([*(slot.variable for slot in self.slots), self._step])
-
-    def _look_at_fresh_buffers(self) -> None:
-        for buffers in self._buffers:
-            buffers.look()
+    def _can_begin(self) -> bool:
+        """Whether the variables have values: not so in the trace that makes them."""
+        if not self._ready and initialised([*(slot.variable for slot in self.slots), self._step]):
+            with tf.init_scope():
+                for buffers in self._buffers:
+                    buffers.look()
+            self._ready = True
+        return self._ready
 
     @property
     def slots(self) -> list[SlowVariable]:
@@ -180,13 +185,15 @@ class OuterLoop:
         """
         if not self.member:
             return
-        if not self._agreed and not self._have_values():
+        if not self._can_begin():
             traced_for_making_variables()
             return
         with tf.init_scope():
             frozen = self._to_freeze()
-            if not self._agreed:
-                self._look_at_fresh_buffers()
+            if not self._agreed and before_run():  # rank-equal, see there
+                self._train(frozen)
+                self._take_name(serial_before_agreeing(self._others))  # for this step's graph
+            elif not self._agreed:
                 self.agree()
             elif frozen != self._frozen:
                 self._change(frozen)
@@ -202,7 +209,7 @@ class OuterLoop:
         Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
         finite. With gradients that add up, the steps that move variables count.
         """
-        if not self._agreed:  # not a member; or in the trace that makes the model's variables
+        if not self.member or not self._ready:
             return
         if self._attempt is None:
             self._count(learning_rates)
@@ -212,15 +219,29 @@ class OuterLoop:
         tf.cond(moves, lambda: self._count(learning_rates), lambda: None)
 
     def _count(self, learning_rates: Any) -> None:
-        self._step.assign_add(1)
+        counts, refused = self._counts()
+        one = tf.cast(counts, tf.int64)
+        self._step.assign_add(one)
         warmup = self._schedule.is_warmup(self._step)
-        self._position.assign_add(1 - tf.cast(warmup, tf.int64))
-        self._lr_total.assign_add(learning_rates)
-        self._lr_steps.assign_add(1)
-        due = self._schedule.is_due(self._step, self._position)
-        due |= tf.not_equal(self._agreed_key, self._key)  # an old graph: `_enter` raises
+        self._position.assign_add(one * (1 - tf.cast(warmup, tf.int64)))
+        self._lr_total.assign_add(tf.where(counts, learning_rates, tf.zeros_like(learning_rates)))
+        self._lr_steps.assign_add(one)
+        due = counts & self._schedule.is_due(self._step, self._position)
         kind = 1 - tf.cast(warmup, tf.int64)
-        tf.cond(due, lambda: self._sync(kind), lambda: None)
+        tf.cond(due | refused, lambda: self._sync(kind), lambda: None)
+
+    def _counts(self) -> tuple[Any, Any]:
+        """Whether this step counts, and whether `_enter` is to refuse it: bool tensors.
+
+        It is refused if its graph was made for another choice of what is trained. Before the
+        ranks have agreed, in an elastic job, one step does not count, and a second is refused.
+        """
+        other = tf.not_equal(self._agreed_key, self._key)
+        if not elastic_job():
+            return tf.constant(True), other
+        agreed = tf.not_equal(self._agreed_key, 0)
+        local_steps = self._local_steps.assign_add(1 - tf.cast(agreed, tf.int64))
+        return agreed, other & (agreed | (local_steps > 1))
 
     def flush(self) -> None:
         """Synchronise now, unless a window has just begun. Eager only.
@@ -278,7 +299,7 @@ class OuterLoop:
         self._slow.part(frozen).begin_afresh()
         self._take_anchor(self._trained, root, begun=begun)
         self._agreed_key.assign(self._key)
-        self._agreed = True
+        self._agreed, self._made_in_first_step = True, False
 
     def _train(self, frozen: tuple[int, ...]) -> None:
         """Train all variables but those at these positions."""
@@ -321,8 +342,9 @@ class OuterLoop:
     def _meet(self, stopped: SlowModel) -> None:
         """Make sure that all ranks are about to change what they train. A collective, eager.
 
-        A rank that is not is in its next sync. So this is that sync's sum to all of them, and from
-        the marks in it they all learn who is where.
+        A rank that is not is in its next sync. So this is the first tensor of that, and from the
+        marks in it they all learn who is where. A function runs only what it returns: no more of
+        the sync is sent.
 
         Args:
             stopped: whose mean is taken next; a worker where it is not finite is left out.
@@ -383,13 +405,16 @@ class OuterLoop:
             gradients_per_step=self._passes,
             buffers=[buffers.averaged_kinds for buffers in self._buffers],
         )
-
-        def others() -> list[int | None]:
-            return [loop._serial for loop in loops if loop is not self]
-
-        root, self._serial = agree(figures, self._gather("figures"), self._serial, others)
-        self.name = f"slowmo.{self.process_set.process_set_id}.{self._serial}"
+        root, serial = agree(figures, self._gather("figures"), self._serial, self._others)
+        self._take_name(serial)
         return root
+
+    def _others(self) -> list[int | None]:
+        return [loop._serial for loop in loops if loop is not self]
+
+    def _take_name(self, serial: int) -> None:
+        self._serial = serial
+        self.name = f"slowmo.{self.process_set.process_set_id}.{serial}"
 
     def _take_anchor(self, slow: SlowModel, root: int, *, begun: bool) -> None:
         """Anchor these variables at the root's values, those that had an anchor at its anchor."""
@@ -431,6 +456,12 @@ class OuterLoop:
         begin = tf.timestamp()
         with tf.control_dependencies([begin]):
             flats, tail, sound, workers = self._outgoing(slow, frozen, key)
+        roll: list[Any] = []
+
+        def check(tail: Any) -> Any:
+            roll.append(_call(self._call_roll, [tail[:workers]], tf.float64))
+            return roll[0]
+
         sums, tail, sent = sum_(
             flats,
             tail,
@@ -438,11 +469,11 @@ class OuterLoop:
             compression=self._compression,
             process_set=self.process_set,
             device=self._device,
+            check=check,
         )
         marks, squares = tail[:workers], tail[workers]
         rates = tf.ensure_shape(tail[workers + 1 :], [len(self._leaves)])
-        contributors = _call(self._call_roll, [marks], tf.float64)
-        contributors = tf.ensure_shape(contributors, [])
+        contributors = tf.ensure_shape(roll[0], [])
         with tf.control_dependencies([contributors]):  # nothing changes if it raises
             gammas = tf.unstack(rates / contributors)
             warmup = tf.equal(kind, _KINDS.index(Sync.WARMUP))
@@ -505,6 +536,8 @@ class OuterLoop:
 
     def _enter(self, step: Any, key: Any) -> tuple[int, int]:
         """This worker's place, and how many there are; or an error before anything is sent."""
+        if int(self._agreed_key) == 0:
+            raise RuntimeError(ONE_STEP)
         if int(key) != self._key:
             raise RuntimeError(
                 "this training step was made when other variables were trained: after freezing or "

@@ -39,6 +39,22 @@ def _called_from(modules: Collection[str]) -> bool:
     return False
 
 
+def refuse_schedule_free_around() -> None:
+    """Raise TypeError if ``step()`` was called by a ScheduleFreeWrapper around our optimizer.
+
+    It shows us z in the parameters, and y between the steps; x would never be averaged.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if type(frame.f_locals.get("self")).__name__.startswith("ScheduleFreeWrapper"):
+            raise TypeError(
+                "ScheduleFreeWrapper cannot be put around a DistributedOptimizer, which would "
+                "average its z and not its x: give DistributedOptimizer a schedule-free optimizer, "
+                "such as schedulefree.AdamWScheduleFree"
+            )
+        frame = frame.f_back
+
+
 def stack_level_of_user() -> int:
     """The ``stacklevel`` at which a warning points at the line outside torch and this package.
 

@@ -29,12 +29,15 @@ from slowmo_hvd.core.roll_call import (
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
 from slowmo_hvd.torch.arguments import check_groups
-from slowmo_hvd.torch.buffers import BufferAverage, reset, resolve_strategy
-from slowmo_hvd.torch.callers import stack_level_of_user
+from slowmo_hvd.torch.buffers import BufferAverage, resolve_strategy
+from slowmo_hvd.torch.callers import refuse_schedule_free_around, stack_level_of_user
 from slowmo_hvd.torch.exchange import critical, gather_figures, stall_watch, sum_
+from slowmo_hvd.torch.fresh_state import forget, reset
 from slowmo_hvd.torch.frozen import frozen_without, take_mean, take_roots
 from slowmo_hvd.torch.inner_state import tensor_form
+from slowmo_hvd.torch.module_buffers import average_buffers
 from slowmo_hvd.torch.parameters import Names, Parameters
+from slowmo_hvd.torch.second_copies import SecondCopies, in_train_mode
 from slowmo_hvd.torch.slow_model import SlowModel, real, slow_dtype
 
 _logger = logging.getLogger("slowmo_hvd")
@@ -70,6 +73,7 @@ class OuterLoop:
         self.process_set = process_set
         self._inner = inner
         self._strategy = resolve_strategy(config.buffers, inner)
+        self._copies = SecondCopies(inner)
         self._compression = compression
         self._names = Names(named)
         self._begin_afresh()
@@ -98,6 +102,11 @@ class OuterLoop:
         """Whether this rank trains in the process set; if not, its steps are local for good."""
         return bool(self.process_set.included())
 
+    @property
+    def _resets(self) -> bool:
+        """Whether a sync now resets the inner optimizer's buffers; equal on every rank."""
+        return self._strategy == "reset" and not self._schedule.warming_up
+
     @_eager
     def before_step(self) -> None:
         """Agree with the other ranks on one start, unless nothing has changed since they did."""
@@ -118,10 +127,33 @@ class OuterLoop:
             self._end_window(due)
 
     @_eager
-    def flush(self) -> None:
-        """Synchronise now, unless a window has just begun."""
-        if self._schedule.position > 0 and self.member:
-            self._end_window(Sync.FLUSH)
+    def flush(self, model: torch.nn.Module | None = None) -> None:
+        """Synchronise now, unless a window has just begun; average the model's buffers.
+
+        Rank-equal: it goes by counters and by the argument. Where some ranks gave no model, the
+        comparison after a sync tells; where a window has just begun, these do not come.
+        """
+        syncs = self._schedule.position > 0
+        if self._schedule.step == 0 or not self.member or not (syncs or model is not None):
+            return
+        if syncs:
+            with in_train_mode(self._inner):
+                self._end_window(Sync.FLUSH)
+        else:
+            self._agree(stepping=False)
+        self._average_buffers(model)
+
+    @_plain
+    def _average_buffers(self, model: torch.nn.Module | None) -> None:
+        step = self._schedule.step
+        where = f"the average of the model's buffers after step {step}"
+        with (
+            critical.entered(self, where),
+            stall_watch.waiting(self, f"in {where}, which every rank gives to flush()"),
+        ):
+            name = f"{self._name}.model"
+            said = average_buffers(model, name=name, process_set=self.process_set, step=step)
+        _warn(said)
 
     def _groups(self) -> list[list[Tensor]]:
         return [group["params"] for group in self._inner.param_groups]
@@ -139,6 +171,7 @@ class OuterLoop:
         """
         groups, known = self._groups(), self._known
         if not self._agreed or known is None:
+            refuse_schedule_free_around()
             with (
                 critical.entered(self, "the first step", unnamed=True),
                 stall_watch.waiting(self, "in the first step", warn_after=10),
@@ -195,6 +228,7 @@ class OuterLoop:
             names=names,
             frozen=[names[where] if names else where for where in now.frozen],
             earlier_positions=now.places_in(before) if before else (),
+            buffers=list(self._copies.names),
         )
         family = f"slowmo.{self.process_set.process_set_id}"
         gather = partial(gather_figures, name=f"{family}.figures", process_set=self.process_set)
@@ -230,23 +264,31 @@ class OuterLoop:
         since = now.frozen_since(before) if before else []
         if since and self._schedule.position > 0:
             assert self._slow is not None
-            excluded = take_mean(
+            name, process_set = f"{self._name}.frozen", self.process_set
+            params = {where: now.all[where] for where in since}
+            sound = all(bool(param.isfinite().all()) for param in params.values())
+            distances = self._copies.distances(params, sound=sound and self._copies.finite())
+            roll = take_mean(
                 self._slow,
                 now.groups,
                 since,
                 self._schedule.step,
                 self.config.on_nonfinite,
-                name=f"{self._name}.frozen",
-                process_set=self.process_set,
-            ).excluded
+                name=name,
+                process_set=process_set,
+            )
+            self._copies.follow(
+                distances, roll.present, name=f"{name}_copies", process_set=process_set
+            )
+            excluded = roll.excluded
         for where in since:
             now.all[where].grad = None  # left from before it was frozen
         known = {id(before.all[where]) for where in before.frozen} if before else set()
-        params = [now.all[where] for where in now.frozen if id(now.all[where]) not in known]
-        if not params:
+        unknown = [now.all[where] for where in now.frozen if id(now.all[where]) not in known]
+        if not unknown:
             return 0.0, excluded
         name = f"{self._name}.frozen_start"
-        return take_roots(params, root, name=name, process_set=self.process_set), excluded
+        return take_roots(unknown, root, name=name, process_set=self.process_set), excluded
 
     def _drop_gradients(self) -> None:
         """Frozen parameters are not averaged, so the inner step must not move them here alone."""
@@ -346,9 +388,14 @@ class OuterLoop:
                 PLAIN_AVERAGE if kind is Sync.WARMUP else outer_step(self.config, gamma)
                 for gamma in gammas
             ]
+            params = {} if self._resets else slow.params()  # a reset drops the copies
+            distances = self._copies.distances(params, sound=sound)
             slow.apply(flats, workers, steps)
             del flats, tail
             sent += self._begin_buffers(agree=news_count > 0, sound=sound)
+            sent += self._copies.follow(
+                distances, roll.present, name=f"{self._name}.copies", process_set=self.process_set
+            )
         record = SyncRecord(
             kind=kind,
             step=step,
@@ -380,7 +427,7 @@ class OuterLoop:
         squares = slow.squared_norm(flats)
         gammas = [rate.mean for rate in self._rates]
         averages = self._strategy == "average"
-        sound = is_sound(squares, gammas)
+        sound = is_sound(squares, gammas) and self._copies.finite()
         sound = sound and not (averages and not self._buffer_average.finite(self._inner))
         figures = [0.0] * spare
         if sound:
@@ -411,7 +458,9 @@ class OuterLoop:
         Rank-equal but for a reset: it goes by the strategy, the schedule, and what the allreduce
         brought. A worker that is not sound resets its buffers, and so has none to be averaged.
         """
-        if not sound or (self._strategy == "reset" and not self._schedule.warming_up):
+        if not sound:
+            forget(self._inner)
+        elif self._resets:
             reset(self._inner)
         if self._strategy != "average":
             return 0

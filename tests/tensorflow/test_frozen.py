@@ -1,16 +1,18 @@
 """What is frozen stays where it is and is not sent; what is thawed begins afresh; on all ranks."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_models import equal_on_all_ranks, fit, mlp, same, step_with, weights
+from keras_models import equal_on_all_ranks, fit, mlp, same, step_with, train, weights
 from ranks import by_rank, everyone, same_error_everywhere
 
 import slowmo_hvd.tensorflow as hvd
+import slowmo_hvd.tensorflow.keras as hvd_keras
 
 pytestmark = pytest.mark.ranks(2)
 
@@ -26,6 +28,14 @@ def wrapped(inner: keras.optimizers.Optimizer | None = None, **slowmo: Any) -> A
 
 def values(*variables: Any) -> list[list[float]]:
     return [variable.numpy().tolist() for variable in variables]
+
+
+def network() -> keras.Model:
+    middle = keras.layers.Dense(4, kernel_initializer="ones")
+    model = mlp(0, middle, keras.layers.BatchNormalization())
+    optimizer = wrapped(keras.optimizers.SGD(0.1, momentum=0.9), slow_momentum=0.8)
+    model.compile(optimizer, "mse", jit_compile=False)
+    return model
 
 
 def test_a_variable_frozen_at_a_windows_start_moves_no_more_and_is_not_sent() -> None:
@@ -94,7 +104,9 @@ def test_a_variable_frozen_from_the_beginning_is_not_sent_and_not_compared() -> 
 
 
 def test_layers_frozen_between_two_fits_stay_bit_for_bit_and_thaw() -> None:
-    model = mlp(0, keras.layers.Dense(4), keras.layers.BatchNormalization())
+    model = mlp(
+        0, keras.layers.Dense(4, kernel_initializer="ones"), keras.layers.BatchNormalization()
+    )
     optimizer = wrapped(keras.optimizers.SGD(0.1, momentum=0.9), slow_momentum=0.8)
     model.compile(optimizer, "mse", jit_compile=False)
     fit(model, range(4))
@@ -229,3 +241,37 @@ def test_freezing_for_another_optimizers_step_only_changes_nothing() -> None:
     optimizer.flush()
     assert values(a, b) == [[-2.0], [-2.0, -2.0]]
     assert optimizer.sync_stats.syncs == 1
+
+
+@pytest.mark.parametrize("thawed_on_loading", [False, True])
+@pytest.mark.parametrize("steps", [4, 5])  # at a window's start, and inside one
+def test_a_model_with_frozen_layers_is_saved_and_goes_on_as_if_it_had_not_been(
+    steps: int, thawed_on_loading: bool, tmp_path: Path
+) -> None:
+    model = network()
+    train(model, model.optimizer, range(2))
+    model.layers[0].trainable = False
+    train(model, model.optimizer, range(2, steps))
+    model.save(tmp_path / f"{hvd.rank()}.keras")
+    resumed = hvd_keras.load_model(tmp_path / f"{hvd.rank()}.keras")
+    for each in (model, resumed):
+        each.layers[0].trainable = thawed_on_loading
+        train(each, each.optimizer, range(steps, 8))
+    assert same(weights(resumed), weights(model))
+    assert same(weights(resumed.optimizer.variables), weights(model.optimizer.variables))
+    model.optimizer.flush(model)
+    assert equal_on_all_ranks(model)
+
+
+def test_a_model_saved_before_layers_are_frozen_begins_without_their_slow_momentum(
+    tmp_path: Path,
+) -> None:
+    model = network()
+    train(model, model.optimizer, range(2))
+    model.save(tmp_path / f"{hvd.rank()}.keras")
+    resumed = hvd_keras.load_model(tmp_path / f"{hvd.rank()}.keras")
+    for each in (model, resumed):
+        each.layers[0].trainable = False
+        train(each, each.optimizer, range(2, 6))
+    assert same(weights(resumed), weights(model))
+    assert same(weights(resumed.optimizer.variables), weights(model.optimizer.variables))

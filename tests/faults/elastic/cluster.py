@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.elastic.plan import Plan
-from launch import ROOT, background
+from launch import HOROVODRUN, ROOT, background
 from progress import FAR, Watch
 
 SCRIPTS = {name: f"tests/faults/elastic/train_{name}.py" for name in ("torch", "tensorflow")}
@@ -174,7 +174,7 @@ class Cluster:
             "--gloo-timeout-seconds": GLOO_TIMEOUT,
         }
         words = [str(word) for option in options.items() for word in option]
-        launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "--disable-cache"]
+        launcher = [*HOROVODRUN, "--gloo", "--disable-cache"]
         return [*launcher, *words, sys.executable, SCRIPTS[self._framework]]
 
     def _events(

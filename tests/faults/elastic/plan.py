@@ -43,6 +43,7 @@ class Plan:
     #: After this many steps the workers wait until they are so many; by steps.
     sizes: dict[int, int] = field(default_factory=dict)
     fit: bool = False  # Keras: with ``model.fit``
+    step_before: bool = False  # take a training step before ``run``, as Horovod's examples do
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self)))

@@ -7,7 +7,7 @@ import horovod.tensorflow as horovod
 import keras
 import numpy as np
 import tensorflow as tf
-from faults.elastic.problem import batch, evaluation, learning_rate
+from faults.elastic.problem import BATCH, batch, evaluation, learning_rate
 from faults.elastic.worker import Worker
 
 import slowmo_hvd.tensorflow.keras as hvd
@@ -56,6 +56,8 @@ def with_tape(worker: Worker, model: keras.Model, state: Any) -> None:
                 state.commit()
         optimizer.flush()
 
+    if plan.step_before:
+        step(*batch(plan.seed, 0, horovod.rank()))
     train(state)
 
 
@@ -92,6 +94,8 @@ def with_fit(worker: Worker, model: keras.Model, state: Any) -> None:
         ]
         model.fit(x, y, len(x) // len(left), 1, verbose=0, shuffle=False, callbacks=callbacks)
 
+    if plan.step_before:
+        model.fit(*batch(plan.seed, 0, horovod.rank()), BATCH, 1, verbose=0)
     train(state)
 
 

@@ -62,6 +62,10 @@ def main() -> None:
 
     for param in model.parameters():  # rank 0's, after the first sync
         torch.nn.init.normal_(param, std=0.3, generator=_generator(seed, hvd.rank(), param.numel()))
+    if worker.plan.step_before:
+        x, y = map(torch.from_numpy, batch(seed, 0, hvd.rank()))
+        torch.nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
     state.save()
     train(state)
     with torch.no_grad():
