@@ -171,6 +171,7 @@ class OuterLoop:
         """
         groups, known = self._groups(), self._known
         if not self._agreed or known is None:
+            refuse_schedule_free_around()
             with (
                 critical.entered(self, "the first step", unnamed=True),
                 stall_watch.waiting(self, "in the first step", warn_after=10),
@@ -217,7 +218,6 @@ class OuterLoop:
     @_plain
     def _agree_on(self, now: Parameters, before: Parameters | None) -> list[str]:
         """Agree with the other ranks; return what there is to warn of when all is over."""
-        refuse_schedule_free_around()
         names = self._names.of(now.groups)
         figures = figures_of(
             self.config,
@@ -264,23 +264,31 @@ class OuterLoop:
         since = now.frozen_since(before) if before else []
         if since and self._schedule.position > 0:
             assert self._slow is not None
-            excluded = take_mean(
+            name, process_set = f"{self._name}.frozen", self.process_set
+            params = {where: now.all[where] for where in since}
+            sound = all(bool(param.isfinite().all()) for param in params.values())
+            distances = self._copies.distances(params, sound=sound and self._copies.finite())
+            roll = take_mean(
                 self._slow,
                 now.groups,
                 since,
                 self._schedule.step,
                 self.config.on_nonfinite,
-                name=f"{self._name}.frozen",
-                process_set=self.process_set,
-            ).excluded
+                name=name,
+                process_set=process_set,
+            )
+            self._copies.follow(
+                distances, roll.present, name=f"{name}_copies", process_set=process_set
+            )
+            excluded = roll.excluded
         for where in since:
             now.all[where].grad = None  # left from before it was frozen
         known = {id(before.all[where]) for where in before.frozen} if before else set()
-        params = [now.all[where] for where in now.frozen if id(now.all[where]) not in known]
-        if not params:
+        unknown = [now.all[where] for where in now.frozen if id(now.all[where]) not in known]
+        if not unknown:
             return 0.0, excluded
         name = f"{self._name}.frozen_start"
-        return take_roots(params, root, name=name, process_set=self.process_set), excluded
+        return take_roots(unknown, root, name=name, process_set=self.process_set), excluded
 
     def _drop_gradients(self) -> None:
         """Frozen parameters are not averaged, so the inner step must not move them here alone."""

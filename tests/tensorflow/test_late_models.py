@@ -160,8 +160,7 @@ class MadeInCall(keras.Model):
 
 
 def recurrent() -> keras.Model:
-    lstm, gru = layers.LSTM(3, return_sequences=True), layers.Bidirectional(layers.GRU(2))
-    return keras.Sequential([layers.Reshape((3, 1)), lstm, gru, layers.Dense(2)])
+    return keras.Sequential([layers.Reshape((3, 1)), layers.LSTM(2), layers.Dense(2)])
 
 
 def preprocessing() -> keras.Model:

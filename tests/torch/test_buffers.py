@@ -17,6 +17,8 @@ import slowmo_hvd.torch as hvd
 from slowmo_hvd.torch.fresh_state import reset
 from slowmo_hvd.torch.second_copies import second_copies
 
+AVERAGED = ("ASGD", "Adam", "Adafactor", "Adagrad", "Muon", "NAdam", "RMSprop", "SparseAdam")
+
 
 def buffers_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """What the state holds for each parameter, copied."""
@@ -198,7 +200,7 @@ def test_a_buffer_that_appears_later_on_one_rank_joins_the_average() -> None:
 
 @pytest.mark.ranks(2, 3)
 def test_after_averaging_all_ranks_hold_the_same_float_buffers() -> None:
-    for name in ("Adam", "Adafactor", "Adagrad", "Muon", "NAdam", "RMSprop", "SparseAdam"):
+    for name in (*AVERAGED, "schedulefree's AdamW"):
         inner = INNER[name]
         model = inner.model(torch.float32)
         optimizer = hvd.DistributedOptimizer(

@@ -71,6 +71,21 @@ def test_the_optimum_of_the_mean_loss_is_reached(name: str, slow_momentum: float
 
 
 @pytest.mark.ranks(2)
+def test_the_copy_of_a_weight_frozen_inside_a_window_goes_with_it_to_the_mean() -> None:
+    """Else eval() would take it from there to another value on each rank."""
+    weight, inner, optimizer = by_hand(sync_period=3)
+    optimizer.add_param_group({"params": [number(0.0)], "weight_sum": 0.0, "lr_max": -1.0})
+    step_with(optimizer, 0.0, 0.0)
+    step_with(optimizer, by_rank(4.0, 8.0), 0.0)
+    weight.requires_grad_(False)
+    step_with(optimizer, None, 0.0)
+    assert weight.item() == -4.5  # the mean of -3 and -6
+    assert inner.state[weight]["z"].item() == -6
+    optimizer.eval()
+    assert weight.item() == -3
+
+
+@pytest.mark.ranks(2)
 def test_the_workers_average_how_far_the_copy_is_from_the_weights() -> None:
     weight, inner, optimizer = by_hand(sync_period=2)
     step_with(optimizer, 0.0)
