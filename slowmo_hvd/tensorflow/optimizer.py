@@ -288,7 +288,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return variables
         weights = dict(enumerate(model.weights))
         saved = [weights.get(position) for position in self._saved_weights]
-        fits = None not in saved and {*map(id, variables)} <= {*map(id, saved)}
+        found = all(variable is not None for variable in saved)  # `in` would compare values
+        fits = found and {*map(id, variables)} <= {*map(id, saved)}
         return saved if fits else variables
 
     def _positions(self) -> list[int] | None:
