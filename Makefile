@@ -5,6 +5,8 @@
 PYTHON ?= python3
 # Which tests to run, in pytest's terms; all of them when empty.
 TESTS ?=
+# Of large matrices so many cases that all settings meet in pairs; `make test-all` takes them all.
+CASES :=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,15 +47,17 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Two runs at once would share the cores, and tests take so long that they count as hanging.
+# Two runs at once would share the cores.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-torch test-tensorflow lint bench clean
+.PHONY: help setup demo test test-all test-torch test-tensorflow lint bench clean
 
 help:
 	@echo 'make demo    set everything up, train on real data with 2 workers, print the comparison'
 	@echo 'make test    set everything up, check the style, run the tests under horovodrun'
 	@echo '             (TESTS=tests/core runs a part of them; make test-torch and'
 	@echo '             make test-tensorflow run those of one framework)'
+	@echo 'make test-all  the same with every case of the large matrices, of which make test takes so'
+	@echo '             many that each optimizer, strategy, dtype and fault is met, and all pairs'
 	@echo 'make lint    check the style and the types'
 	@echo 'make bench   set everything up, run the benchmarks'
 	@echo 'make setup   set everything up in .venv: torch, TensorFlow, this package, Horovod for both'
@@ -99,15 +103,17 @@ else
 FRAMEWORKS := $(if $(PATHS_TORCH),torch) $(if $(PATHS_TF),tensorflow)
 endif
 test: setup lint $(FRAMEWORKS:%=test-%)
+test-all: CASES := --all-cases
+test-all: test
 
 # The framework's whole suite on two ranks; then what needs one rank, three or four, which a part of
 # the suite may lack.
-RUN := $(BIN)/horovodrun --gloo --disable-cache
+RUN := $(BIN)/python tests/horovodrun.py --gloo --disable-cache
 PYTEST := $(CURDIR)/$(BIN)/pytest
 ON_RANKS := -m ranks $(if $(TESTS),--none-is-fine)
-test-torch: WHAT = --framework torch \
+test-torch: WHAT = --framework torch $(CASES) \
     $(if $(PATHS_TORCH),$(filter-out $(PATHS_TF),$(TESTS)),$(TESTS))
-test-tensorflow: WHAT = --framework tensorflow \
+test-tensorflow: WHAT = --framework tensorflow $(CASES) \
     $(if $(PATHS_TF),$(filter-out $(PATHS_TORCH),$(TESTS)),$(TESTS))
 test-torch test-tensorflow: setup
 	$(RUN) -np 2 $(PYTEST) $(WHAT)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 BENCHMARKS = {
-    "torch": ("step_overhead", "sync_time", "memory"),
+    "torch": ("step_overhead", "sync_time", "memory", "broadcast_time", "broadcast_time 50"),
     "tensorflow": ("keras_step_overhead", "keras_sync_time"),
 }
 
@@ -15,7 +15,7 @@ def main() -> int:
     launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
     installed = filter(importlib.util.find_spec, BENCHMARKS)
     for name in (name for framework in installed for name in BENCHMARKS[framework]):
-        command = [*launcher, sys.executable, "-m", f"benchmarks.{name}"]
+        command = [*launcher, sys.executable, "-m", *f"benchmarks.{name}".split()]
         code = subprocess.run(command, check=False).returncode
         if code:
             print(f"benchmarks.{name} failed with exit code {code}", file=sys.stderr)

@@ -88,7 +88,7 @@ class Run:
                 if self.beta is None and self.step % self.args.sync_period == 0:
                     self.report()
         if self.beta is not None:
-            self.optimizer.flush()  # all workers end with one model
+            self.optimizer.flush(self.model)  # all workers end with one model
         self.report(accuracy=self.measure(self.test_images, self.test_labels)[1])
 
     def batches(self, epoch: int) -> Iterator[Tensor]:

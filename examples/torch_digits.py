@@ -3,7 +3,7 @@
     horovodrun --gloo -np 2 python examples/torch_digits.py
 
 A Horovod script with SlowMo in it. Two things differ from plain Horovod: the import, and that
-`optimizer.flush()` comes before evaluation, so that all workers evaluate one model.
+`optimizer.flush(model)` comes before evaluation, so that all workers evaluate one model.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             total += loss.item()
-        optimizer.flush()
+        optimizer.flush(model)
         train_loss = worker_mean(total / len(loader), "loss")
         accuracy = evaluate(model, test_loader, device)
         if hvd.rank() == 0:

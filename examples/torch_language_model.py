@@ -102,7 +102,7 @@ def main() -> None:
         optimizer.step()
         scheduler.step()
         if step % 100 == 0 or step == args.steps:
-            optimizer.flush()
+            optimizer.flush(model)
             bits = evaluate(model, test_text, args, device)
             if hvd.rank() == 0:
                 sent = optimizer.sync_stats.bytes / 1e6

@@ -87,7 +87,7 @@ def main() -> None:
             if step == args.die_at_step:
                 os._exit(1)
         # All ranks: a sync, after which rank 0's model and slow state are everyone's.
-        optimizer.flush()
+        optimizer.flush(model)
         train_loss = hvd.allreduce(torch.tensor(total / len(loader)), name="loss").item()
         if hvd.rank() == 0:
             progress = {"epoch": epoch + 1, "step": step, "scheduler": scheduler.state_dict()}

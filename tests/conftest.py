@@ -7,25 +7,36 @@
   at once, since the others may wait for it in a collective; horovodrun then ends those.
 - Every other test runs once, on the rank it is dealt to, where there are 1 or 2 ranks. A rank that
   is dealt none passes.
-- A test that takes longer than its ``limit`` is taken for hanging: the rank says so, shows where
-  every thread stands, and dies with all its children, which makes horovodrun end the rest.
+- A test in which nothing makes progress is taken for hanging (see progress.py): the rank says so,
+  shows where every thread stands, and dies with all its children, which makes horovodrun end the
+  rest. A test that waits on purpose says how long it may be idle: ``limit(100)``.
+- Of a test marked ``pairwise`` only so many cases run that each pair of its settings is met, and
+  one marked ``only_all_cases`` not at all, unless with ``--all-cases``, which ``make test-all``
+  gives. The number of ranks is a setting too: where 2 are among those that the test is for, the
+  pairs are met with 2, and with the others each setting once.
 """
 
 import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from pathlib import Path
 from typing import TextIO
 
 import framework
 import pytest
 from launch import kill_all
+from pairwise import choose
+from progress import FAR, IDLE, Watch
 
 _STDERR = pytest.StashKey[TextIO]()
 _NONE_IS_FINE = pytest.StashKey[bool]()
-LIMIT = 50  # seconds; with the time to notice and to end the others, a hang lasts under a minute
+_ALL_RANKS = pytest.StashKey[list[int]]()  # their processes
+_LAST_SHARED = pytest.StashKey[str]()
+# Seconds. A command's own limit comes first; with the time to notice and to end the others, a
+# hang lasts under a minute.
+LIMIT = IDLE + 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=framework.NAMES,
         default=framework.default(),
         help="the framework whose tests to run (default: torch, where it is installed)",
+    )
+    parser.addoption(
+        "--all-cases",
+        action="store_true",
+        help="run every case of the large matrices, and what takes long",
     )
     parser.addoption(
         "--none-is-fine",
@@ -57,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"{argument} needs --framework {sessions[0]}; this session is for {name}"
             )
     framework.start(name)
+    config.stash[_ALL_RANKS] = framework.horovod().allgather_object(os.getpid())
     signal.signal(signal.SIGTERM, _end)
 
 
@@ -73,6 +90,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     hvd = framework.horovod()
+    if not config.getoption("all_cases"):
+        left_out = _left_to_all_cases(items, hvd.size())
+        config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
+        items[:] = [item for item in items if id(item) not in left_out]
     together = [item for item in items if _is_shared(item)]
     once = [item for item in items if not _is_shared(item)] if hvd.size() <= 2 else []
     kept = [item for item in together if hvd.size() in item.get_closest_marker("ranks").args]
@@ -82,20 +103,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = {id(item) for item in kept}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
     items[:] = kept
+    shared = [item.nodeid for item in kept if _is_shared(item)]
+    config.stash[_LAST_SHARED] = shared[-1] if shared else ""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     marker = item.get_closest_marker("limit")
     limit = marker.args[0] if marker else LIMIT
-    output = item.config.stash[_STDERR]
-    timer = threading.Timer(limit, _die_hanging, args=(item.nodeid, limit, output))
-    timer.daemon = True
-    timer.start()
+    # A rank that waits for a slow one is idle, and does not hang.
+    processes = item.config.stash[_ALL_RANKS] if _is_shared(item) else [os.getpid()]
+    ended = threading.Event()
+    arguments = (item, Watch(processes, idle=limit, far=FAR), ended)
+    threading.Thread(target=_watch, args=arguments, daemon=True).start()
     try:
-        return (yield)
+        result = yield
+        # Else a rank that waits in the last of these would look busy by what others run later.
+        if item.nodeid == item.config.stash[_LAST_SHARED] and not item.session.shouldfail:
+            framework.horovod().allgather_object("the shared tests are over")
+        return result
     finally:
-        timer.cancel()
+        ended.set()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -123,9 +151,42 @@ def _is_shared(item: pytest.Item) -> bool:
     return item.get_closest_marker("ranks") is not None
 
 
-def _die_hanging(test: str, limit: float, output: TextIO) -> None:
-    rank = framework.horovod().rank()
-    print(f"\nrank {rank} hung for {limit} s in {test}", file=output, flush=True)
-    faulthandler.dump_traceback(file=output, all_threads=True)
-    kill_all()
-    os._exit(1)
+def _left_to_all_cases(items: list[pytest.Item], size: int) -> set[int]:
+    """The ids of the items that ``--all-cases`` adds, alike on every rank."""
+    left_out = {id(item) for item in items if item.get_closest_marker("only_all_cases")}
+    tests: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        if item.get_closest_marker("pairwise") and isinstance(item, pytest.Function):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in tests.values():
+        ranks = cases[0].get_closest_marker("ranks")
+        elsewhere = cases[0].get_closest_marker("pairwise").args
+        if ranks and size != (2 if 2 in ranks.args else ranks.args[0]):
+            elsewhere = tuple(cases[0].callspec.params)
+        settings = [
+            {name: _hashable(value) for name, value in case.callspec.params.items()}
+            for case in cases
+        ]
+        chosen = {id(cases[position]) for position in choose(settings, elsewhere=elsewhere)}
+        left_out |= {id(case) for case in cases} - chosen
+    return left_out
+
+
+def _hashable(value: object) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
+def _watch(item: pytest.Item, watch: Watch, ended: threading.Event) -> None:
+    """Die with all children if the test hangs."""
+    while not ended.wait(watch.pause):
+        if verdict := watch.verdict():
+            output = item.config.stash[_STDERR]
+            rank = framework.horovod().rank()
+            print(f"\nrank {rank} hangs in {item.nodeid}: it {verdict}", file=output, flush=True)
+            faulthandler.dump_traceback(file=output, all_threads=True)
+            kill_all()
+            os._exit(1)

@@ -7,6 +7,7 @@ initialise only one of them.
 import importlib
 import importlib.util
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,24 @@ def start(name: str) -> None:
         # Two, so that a collective can start while another waits inside a tf.py_function.
         tf.config.threading.set_inter_op_parallelism_threads(2)
     _horovod = importlib.import_module(f"horovod.{name}")
+    if name == "torch":
+        _wait_without_spinning()
     _horovod.init()  # once in a process: a second init after a failed test can abort it
+
+
+def _wait_without_spinning() -> None:
+    """Horovod's wait for PyTorch takes a whole core from other ranks, and looks like progress."""
+    library = importlib.import_module("horovod.torch.mpi_lib_v2")
+    wait_and_clear = library.horovod_torch_wait_and_clear
+
+    def wait(handle: int) -> None:
+        pause = 2e-5
+        while not library.horovod_torch_poll(handle):
+            time.sleep(pause)
+            pause = min(1.25 * pause, 1e-3)
+        wait_and_clear(handle)
+
+    library.horovod_torch_wait_and_clear = wait
 
 
 def current() -> str:

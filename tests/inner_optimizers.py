@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import schedulefree
 import torch
 from lion_pytorch import Lion
 from models import Bag, Linear
+from prodigyopt import Prodigy
 from torch import Tensor, nn
+from transformers.optimization import Adafactor
 
 
 class SignMomentum(torch.optim.Optimizer):
@@ -34,6 +37,9 @@ class SignMomentum(torch.optim.Optimizer):
         return loss
 
 
+ALL = ("reset", "maintain", "average")
+
+
 @dataclass(frozen=True)
 class Inner:
     """How to make one optimizer, and what it needs."""
@@ -41,12 +47,22 @@ class Inner:
     make: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
     model: Callable[[torch.dtype], nn.Module] = Linear
     closure: bool = False  # step() needs one
-    strategies: tuple[str, ...] = ("reset", "maintain", "average")
+    strategies: tuple[str, ...] = ALL
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
 
 def _of(optimizer: type[torch.optim.Optimizer], **options: Any) -> Inner:
     return Inner(lambda params: optimizer(params, **options))
+
+
+def _schedule_free(name: str, *strategies: str, **options: Any) -> Inner:
+    def make(params: Iterable[Tensor]) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = getattr(schedulefree, name)(list(params), **options)
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        return optimizer
+
+    return Inner(make, closure="Closure" in name, strategies=strategies, dtypes=(torch.float32,))
 
 
 INNER = {
@@ -71,7 +87,25 @@ INNER = {
     "SGD": _of(torch.optim.SGD, lr=0.2, momentum=0.9, nesterov=True, weight_decay=0.01),
     # Takes sparse gradients only, so it gets a model that has no others.
     "SparseAdam": Inner(lambda params: torch.optim.SparseAdam(list(params), lr=0.05), model=Bag),
+    # Its moments are float32 for bfloat16 parameters too, and torch's loading rounds them.
+    "Adafactor of transformers": Inner(
+        lambda params: Adafactor(
+            params, lr=0.05, beta1=0.9, scale_parameter=False, relative_step=False
+        ),
+        dtypes=(torch.float32,),
+    ),
     "lion-pytorch": Inner(lambda params: Lion(params, lr=0.01)),
+    "prodigyopt": Inner(
+        lambda params: Prodigy(params, d0=0.01), strategies=("maintain",), dtypes=(torch.float32,)
+    ),
+    "schedulefree's SGD": _schedule_free("SGDScheduleFree", *ALL, lr=0.5),
+    "schedulefree's AdamW": _schedule_free("AdamWScheduleFree", *ALL, lr=0.1, weight_decay=0.01),
+    "schedulefree's RAdam": _schedule_free(
+        "RAdamScheduleFree", "maintain", lr=0.1, silent_sgd_phase=False
+    ),
+    # These two differ in what they keep: x in the parameters between steps; x, y and z as copies.
+    "schedulefree's with a closure": _schedule_free("SGDScheduleFreeClosure", "maintain", lr=0.5),
+    "schedulefree's reference": _schedule_free("SGDScheduleFreeReference", "maintain", lr=0.5),
     "the user's own": Inner(lambda params: SignMomentum(params)),
 }
 

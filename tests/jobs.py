@@ -7,6 +7,7 @@ import uuid
 import framework
 from launch import ROOT, horovodrun
 from leftovers import MARK, left_over, nothing_is_left
+from progress import IDLE
 
 _HEAD = f"""
 import sys
@@ -37,10 +38,10 @@ class Ended:
     output: str
 
 
-def job(ranks: int, script: str, *, timeout: float = 60, **env: str) -> Ended:
+def job(ranks: int, script: str, *, timeout: float = IDLE, **env: str) -> Ended:
     """Run ``script``, which has ``hvd``, ``rank`` and ``worker``, in the session's framework.
 
-    It must end within ``timeout`` seconds, and leave no process.
+    It must leave no process, and hangs once it is idle for ``timeout`` seconds.
     """
     mark = uuid.uuid4().hex
     code = _HEAD + textwrap.dedent(script)

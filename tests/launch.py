@@ -8,19 +8,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from progress import FAR, IDLE, Watch
+
 ROOT = Path(__file__).resolve().parent.parent
+HOROVODRUN = [sys.executable, str(ROOT / "tests" / "horovodrun.py")]
 _running: set[int] = set()  # process groups
 
 
 def run(
     command: Sequence[str],
     *,
-    timeout: float = 40,
+    timeout: float = IDLE,
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process group of its own; kill all of it after ``timeout`` seconds.
+    """Run a command in a process group of its own; kill all of it once it hangs.
 
+    It hangs when it and its descendants were idle for ``timeout`` seconds (see progress.py).
     Standard error is merged into standard output. Horovod's variables of the run that this test
     is part of are taken out of the environment.
     """
@@ -36,11 +40,18 @@ def run(
     )
     _running.add(process.pid)
     try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        _kill(process.pid)
-        output, _ = process.communicate()
-        raise AssertionError(f"{' '.join(command)} took over {timeout} s:\n{output}") from None
+        # A little before the test that runs it, which could not show the command's output.
+        watch = Watch([process.pid], idle=timeout, far=FAR - 30)
+        output = None
+        while output is None:
+            try:
+                output, _ = process.communicate(timeout=watch.pause)
+            except subprocess.TimeoutExpired:
+                if verdict := watch.verdict():
+                    _kill(process.pid)
+                    output, _ = process.communicate()
+                    words = f"{' '.join(command)} {verdict}:\n{output}"
+                    raise AssertionError(words) from None
     finally:
         _kill(process.pid)  # what it may have left
         _running.discard(process.pid)
@@ -74,14 +85,13 @@ def background(
 def horovodrun(
     ranks: int,
     *command: str,
-    timeout: float = 40,
+    timeout: float = IDLE,
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script with its arguments on ``ranks`` ranks of this machine."""
     options = ["--gloo", "--disable-cache", "-np", str(ranks)]  # no ~/.horovod
-    launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
-    return run([*launcher, sys.executable, *command], timeout=timeout, cwd=cwd, env=env)
+    return run([*HOROVODRUN, *options, sys.executable, *command], timeout=timeout, cwd=cwd, env=env)
 
 
 def kill_all() -> None:
@@ -93,8 +103,7 @@ def kill_all() -> None:
 def _environment(changes: dict[str, str] | None) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
     clean["PYTHONPATH"] = str(ROOT)
-    # horovodrun imports TensorFlow to see what it is built with, and that has much to say.
-    clean.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    clean.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow has much to say
     return clean | (changes or {})
 
 

@@ -29,13 +29,13 @@ def nested(
     Returns the exit code, the output, and the run's mark.
     """
     (directory / "tests" / folder).mkdir(parents=True)
-    for name in ("conftest.py", "framework.py", "launch.py"):
+    for name in ("conftest.py", "framework.py", "launch.py", "pairwise.py", "progress.py"):
         shutil.copy(ROOT / "tests" / name, directory / "tests")
     shutil.copy(ROOT / "setup.cfg", directory)
     (directory / "tests" / folder / "test_nested.py").write_text(tests)
     mark = uuid.uuid4().hex
     pytest_ = ["-m", "pytest", "-q", str(directory / "tests"), *options]
-    how = {"timeout": 100, "cwd": directory, "env": {MARK: mark}}
+    how = {"cwd": directory, "env": {MARK: mark}}
     if ranks == 1:
         done = run([sys.executable, *pytest_], **how)
     else:
@@ -50,7 +50,6 @@ def test_pytest_looks_into_every_folder(pytestconfig: pytest.Config) -> None:
     assert not {name for name in folders for glob in passed_over if fnmatch(name, glob)}
 
 
-@pytest.mark.limit(130)
 @pytest.mark.parametrize("name", EACH_FRAMEWORK)
 def test_a_hang_on_one_rank_becomes_a_failure_that_names_rank_and_test(
     name: str, tmp_path: Path
@@ -79,13 +78,67 @@ def test_after_it():
         folder=name,
     )
     assert code != 0
-    assert f"rank 1 hung for 3 s in tests/{name}/test_nested.py::test_that_hangs" in output
+    test = f"tests/{name}/test_nested.py::test_that_hangs"
+    assert f"rank 1 hangs in {test}: it has been idle for 3 s" in output
     assert "in test_that_hangs" in output  # where it stood
     assert "never reached" not in output
     assert nothing_is_left(mark), left_over(mark)
 
 
-@pytest.mark.limit(130)
+@pytest.mark.parametrize("name", EACH_FRAMEWORK)
+def test_a_rank_that_waits_for_a_slow_one_does_not_hang(name: str, tmp_path: Path) -> None:
+    code, output, _ = nested(
+        tmp_path,
+        f"""
+import time
+
+import horovod.{name} as hvd
+import pytest
+import {name}
+
+@pytest.mark.ranks(2)
+@pytest.mark.limit(2)
+def test_that_is_slow():
+    while hvd.rank() == 1 and time.thread_time() < 6:
+        pass
+    hvd.allreduce({name}.ones([1]), name="rank_0_waits_here")
+""",
+        "--framework",
+        name,
+        folder=name,
+    )
+    assert code == 0, output
+
+
+def test_a_hang_in_the_last_shared_test_is_found_though_the_other_rank_has_more_to_do(
+    tmp_path: Path,
+) -> None:
+    code, output, mark = nested(
+        tmp_path,
+        """
+import horovod.torch as hvd
+import pytest
+import torch
+
+@pytest.mark.ranks(2)
+@pytest.mark.limit(2)
+def test_that_hangs():
+    if hvd.rank() == 0:
+        hvd.allreduce(torch.ones(1), name="rank 1 does not come")
+
+@pytest.mark.parametrize("number", range(2))
+def test_alone(number):
+    print("never reached")
+    while True:
+        pass
+""",
+    )
+    assert code != 0
+    assert "hangs in tests/test_nested.py::test_that_hangs: it has been idle for 2 s" in output
+    assert "never reached" not in output
+    assert nothing_is_left(mark), left_over(mark)
+
+
 def test_a_failure_on_one_rank_fails_the_run_though_the_other_waits(tmp_path: Path) -> None:
     code, output, mark = nested(
         tmp_path,
@@ -104,11 +157,10 @@ def test_that_fails_on_rank_1():
     assert code != 0
     assert "as it must" in output
     assert "test_that_fails_on_rank_1 failed on rank 1" in output
-    assert "hung" not in output
+    assert "hangs" not in output
     assert nothing_is_left(mark), left_over(mark)
 
 
-@pytest.mark.limit(130)
 def test_a_failure_on_one_rank_ends_what_another_has_started(tmp_path: Path) -> None:
     code, output, mark = nested(
         tmp_path,
@@ -135,7 +187,6 @@ def test_that_fails_on_rank_0():
     assert nothing_is_left(mark), left_over(mark)
 
 
-@pytest.mark.limit(130)
 def test_shared_tests_run_on_all_ranks_and_others_once_and_children_end(tmp_path: Path) -> None:
     code, output, mark = nested(
         tmp_path,
@@ -163,7 +214,7 @@ def test_on_three():
     raise AssertionError("there are two")
 
 def test_that_gives_up_on_its_child():
-    with pytest.raises(AssertionError, match="took over 1 s"):
+    with pytest.raises(AssertionError, match="has been idle for 1 s"):
         launch.run({SLEEP}, timeout=1)
 """,
     )
@@ -173,7 +224,37 @@ def test_that_gives_up_on_its_child():
     assert nothing_is_left(mark), left_over(mark)
 
 
-@pytest.mark.limit(130)
+CASES = """
+import pytest
+
+@pytest.mark.ranks(1, 3)
+@pytest.mark.pairwise
+@pytest.mark.parametrize("a", [1, 2])
+@pytest.mark.parametrize(("b", "c"), [(b, c) for b in ([1], {2: 2}) for c in "xy"])
+def test_pairs(a, b, c):
+    pass
+
+@pytest.mark.pairwise("a", "b")
+@pytest.mark.parametrize("a", range(2))
+@pytest.mark.parametrize("b", range(4))
+def test_alone(a, b):
+    pass
+
+@pytest.mark.only_all_cases
+def test_that_takes_long():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("options", "passed"), [((), 4 + 4), (("--all-cases",), 8 + 8 + 1)])
+def test_pairs_of_settings_are_met_and_with_an_option_all_cases(
+    options: tuple[str, ...], passed: int, tmp_path: Path
+) -> None:
+    code, output, _ = nested(tmp_path, CASES, *options, ranks=1)
+    assert code == 0, output
+    assert f"{passed} passed" in output
+
+
 def test_a_hang_without_horovodrun_ends_too(tmp_path: Path) -> None:
     code, output, mark = nested(
         tmp_path,
@@ -188,7 +269,8 @@ def test_that_hangs():
         ranks=1,
     )
     assert code == 1
-    assert "rank 0 hung for 2 s in tests/test_nested.py::test_that_hangs" in output
+    test = "tests/test_nested.py::test_that_hangs"
+    assert f"rank 0 hangs in {test}: it has been idle for 2 s" in output
     assert nothing_is_left(mark), left_over(mark)
 
 
@@ -201,7 +283,6 @@ def test_on_two():
 """
 
 
-@pytest.mark.limit(130)
 @pytest.mark.parametrize(("options", "expected"), [((), 5), (("--none-is-fine",), 0)])
 def test_no_test_for_this_number_of_ranks_is_a_failure_unless_said_otherwise(
     options: tuple[str, ...], expected: int, tmp_path: Path
@@ -211,7 +292,6 @@ def test_no_test_for_this_number_of_ranks_is_a_failure_unless_said_otherwise(
     assert "1 deselected" in output
 
 
-@pytest.mark.limit(130)
 def test_a_rank_that_is_dealt_no_test_passes(tmp_path: Path) -> None:
     code, output, _ = nested(tmp_path, "def test_alone():\n    pass\n")
     assert code == 0, output
@@ -219,14 +299,12 @@ def test_a_rank_that_is_dealt_no_test_passes(tmp_path: Path) -> None:
     assert output.count("1 deselected") == 1
 
 
-@pytest.mark.limit(130)
 def test_ranks_with_no_test_between_them_fail(tmp_path: Path) -> None:
     code, output, _ = nested(tmp_path, NEEDS_TWO_RANKS, "-k", "mistyped")
     assert code != 0, output
     assert "1 deselected" in output  # on one rank or on both: the first to end ends the other
 
 
-@pytest.mark.limit(130)
 @pytest.mark.parametrize("name", EACH_FRAMEWORK)
 def test_a_session_passes_over_the_other_frameworks_tests(name: str, tmp_path: Path) -> None:
     (other,) = {*framework.NAMES} - {name}
@@ -270,7 +348,6 @@ def test_without_torch_the_session_of_tensorflow_runs_what_needs_no_framework(
     assert framework.sessions_for(tests / "tensorflow") == ("tensorflow",)
 
 
-@pytest.mark.limit(100)
 def test_ending_horovodrun_ends_its_ranks_too(tmp_path: Path) -> None:
     script = tmp_path / "waits.py"
     script.write_text(

@@ -66,7 +66,7 @@ def _build_and_install(options: argparse.Namespace) -> None:
     choice = cuda.find(frameworks, cpu_only=options.cpu)
     say(f"Horovod {VERSION} for {frameworks.describe()}, {choice.reason}")
     cache = cache_folder()
-    folder = cache / cache_key(python_tag(), frameworks, choice.tag())
+    folder = cache / cache_key(VERSION, python_tag(), frameworks, choice.tag())
     log = folder / "build.log"
 
     def build() -> Path:

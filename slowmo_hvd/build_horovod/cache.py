@@ -22,12 +22,12 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return base / "slowmo_hvd"
 
 
-def cache_key(python: str, frameworks: Frameworks, gpu: str) -> str:
-    """Names all that a wheel depends on.
+def cache_key(version: str, python: str, frameworks: Frameworks, gpu: str) -> str:
+    """Names all that a wheel of Horovod `version` depends on.
 
-    For example 'cp311-linux_x86_64-torch2.13.0+cpu-tf2.21.0-cpu-p1'.
+    For example 'horovod0.28.1-cp311-linux_x86_64-torch2.13.0+cpu-tf2.21.0-cpu-p1'.
     """
-    parts = [python]
+    parts = [f"horovod{version}", python]
     if frameworks.torch:
         parts.append(f"torch{frameworks.torch}")
     if frameworks.tensorflow:
@@ -55,13 +55,16 @@ def find_wheel(folder: Path) -> Path | None:
 
 
 def store_wheel(built: Path, folder: Path) -> Path:
-    """Puts a wheel into a key's folder so that no reader ever sees half of it."""
+    """Puts a wheel into a key's folder, as the only one, so that no reader ever sees half of it."""
     wheel = folder / built.name
     with tempfile.TemporaryDirectory(dir=folder, prefix="storing-") as scratch:
         copy = Path(scratch) / built.name
         shutil.copyfile(built, copy)
         recorded = Path(scratch) / "sum"
         recorded.write_text(sha256(copy) + "\n")
+        for old in set(folder.glob("*.whl")) - {wheel}:
+            old.unlink()
+            _sum_file(old).unlink(missing_ok=True)
         # Between these two lines the sum does not fit, which reads as damaged: a rebuild, no harm.
         os.replace(copy, wheel)
         os.replace(recorded, _sum_file(wheel))

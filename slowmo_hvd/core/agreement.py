@@ -42,6 +42,7 @@ def figures_of(
     groups: Sequence[Sequence[Parameter]],
     names: Sequence[str] = (),
     frozen: Sequence[str | int] = (),
+    earlier_positions: Sequence[int] = (),
     gradients_per_step: int = 1,
     buffers: Any = None,
 ) -> Figures:
@@ -55,6 +56,8 @@ def figures_of(
         groups: shape and dtype of each parameter, in each parameter group.
         names: the parameters' names in the same order, where the script gives them.
         frozen: which of the parameters are not trained, by name or position.
+        earlier_positions: where each parameter stood when the ranks last agreed, -1 for a new
+            one; nothing where they have not, or have loaded since.
         gradients_per_step: how many gradients add up before each local step.
         buffers: a list that describes the buffers to be averaged, where they are known at the
             start.
@@ -73,11 +76,17 @@ def figures_of(
         "number of elements": sum(map(math.prod, shapes)),
         "names of the parameters": list(names),
         "frozen parameters": list(frozen),
+        "earlier positions of the parameters (-1: new)": list(earlier_positions),
         "order or shapes of the parameters": shapes,
         "dtypes of the parameters": [dtype for group in groups for _, dtype in group],
         "parameter groups": [len(group) for group in groups],
         "buffers of the inner optimizer": buffers or [],
     }
+    return as_figures(figures)
+
+
+def as_figures(figures: Mapping[str, Any]) -> Figures:
+    """Named values as numbers: a checksum of each str or list, which are compared by it."""
     details = {name: value for name, value in figures.items() if isinstance(value, str | list)}
     values = (_checksum(value) if name in details else value for name, value in figures.items())
     return Figures(tuple(figures), tuple(map(float, values)), details)

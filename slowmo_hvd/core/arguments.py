@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from slowmo_hvd.core.checks import check_integer
+from slowmo_hvd.core.config import SlowMoConfig
 
 _WHY = {
     "gradient_predivide_factor": "it splits the division of averaged gradients",
@@ -32,6 +33,20 @@ def refuse_gradient_arguments(**given: tuple[Any, Any]) -> None:
                 f"gradients but one fused displacement each sync_period steps; leave it at "
                 f"{default!r}"
             )
+
+
+def refuse_late(name: str, value: Any) -> None:
+    """Raise AttributeError for a setting of SlowMo's that is written when the optimizer is made.
+
+    Args:
+        name: the attribute that is written.
+        value: its value.
+    """
+    if name in SlowMoConfig().asdict():
+        raise AttributeError(
+            f"{name} cannot change once the optimizer is made, since all ranks count on it: give "
+            f"{name}={value!r} to DistributedOptimizer"
+        )
 
 
 def check_op(op: Any, hvd: ModuleType) -> None:

@@ -40,3 +40,18 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         error = ValueError if isinstance(value, str) else TypeError
         raise error(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_copies(owner: str, keys: Any) -> tuple[str, ...]:
+    """An optimizer's own ``second_copies`` as a tuple, or TypeError.
+
+    Args:
+        owner: the optimizer's class.
+        keys: what it has there.
+    """
+    if not isinstance(keys, tuple | list) or not all(isinstance(key, str) for key in keys):
+        raise TypeError(
+            f"{owner}.second_copies must be a tuple of the names under which the optimizer keeps "
+            f"copies of the weights, such as ('z',), got {keys!r}"
+        )
+    return tuple(keys)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from slowmo_hvd.core.config import SlowMoConfig
 
-#: Below float32's smallest normal number 1/γ no longer fits a float32, and neither does γ·d.
+#: Where |γ| is below float32's smallest normal number, 1/γ no longer fits a float32, and neither
+#: does γ·d.
 SMALLEST_GAMMA = 2.0**-126
 
 
@@ -52,11 +53,11 @@ def outer_step(
         config: α, β and the form of the step.
         gamma: γ_t, the window's mean learning rate, a float or a tensor without dimensions. At 0
             there is nothing to divide by: u keeps its value and x takes the (then usually zero)
-            displacement, so no progress is lost.
+            displacement, so no progress is lost. A negative one, which maximises, is as good.
         where: ``where(condition, yes, no)`` for the type of ``gamma``.
     """
     alpha, beta = config.slow_lr, config.slow_momentum
-    usable = gamma >= SMALLEST_GAMMA
+    usable = abs(gamma) >= SMALLEST_GAMMA
     if config.nesterov:
         step, carry = alpha * (1 + beta), alpha * beta**2 * gamma
     else:

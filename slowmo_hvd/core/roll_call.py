@@ -98,7 +98,8 @@ def exclusion(excluded: Sequence[int], step: int) -> str:
     """The warning, on every rank, that some workers are not in an average."""
     return (
         f"after {step} steps the weights of {_named(excluded)} are not finite: left out of the "
-        "average, to go on from the others' with fresh buffers of the inner optimizer"
+        "average, to go on from the others' with fresh buffers of the inner optimizer; "
+        "flush(model) also mends the model's own statistics, such as BatchNorm's"
     )
 
 

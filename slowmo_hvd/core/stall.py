@@ -16,18 +16,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _logger = logging.getLogger("slowmo_hvd")
-_CAUSE = (
+_NO_STEP = (
     "Likely some rank has stopped calling step(): it is out of batches (then end every rank with "
     "hvd.join()), trains with another process set, skips a step() or a flush() that others take, "
     "is stuck in its input, or has died"
 )
+#: Why a transfer that all ranks have begun does not end.
+SLOW_LINK = "All ranks were there when it began, so likely a link is slow, or some rank has died"
+_SLOWEST = 8 / 10e6  # seconds a byte: 10 Mbit/s
+_MEASURABLE = 2**20  # bytes, beside which the time of a small collective is nothing
+_PATIENCE = 10  # times as long as the first weights took
 
 
 @dataclasses.dataclass
 class _Wait:
     where: str
+    cause: str
     since: float
     warn_after: float
+    end_after: float
     told: bool = False
     ended: str = ""
 
@@ -35,39 +42,61 @@ class _Wait:
 class StallWatch:
     """Looks, from a thread of its own, how long this process has been in its collectives.
 
-    A collective blocks the thread that is in it, in TensorFlow inside the graph.
+    A collective blocks the thread that is in it, in TensorFlow inside the graph. Who is late and
+    what is slow look alike from here. So whoever sends much says how much, and is given the time
+    for it: what the link was seen to need, times ten, and before that the time at 10 Mbit/s.
 
     Args:
         rank: tells this process's rank.
         shut_down: ends all collectives on all ranks: ``hvd.shutdown``.
         error: Horovod's error for a collective that failed.
+        clock: tells the time in seconds.
     """
 
     def __init__(
-        self, rank: Callable[[], int], shut_down: Callable[[], None], error: type[Exception]
+        self,
+        rank: Callable[[], int],
+        shut_down: Callable[[], None],
+        error: type[Exception],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rank = rank
         self._shut_down = shut_down
         self._error = error
+        self._clock = clock
+        self._seconds_a_byte = _SLOWEST
         # Weak: what is dropped inside a collective that failed never ends its wait.
         self._waits: weakref.WeakKeyDictionary[Any, _Wait] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._ending = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def begin(self, owner: Any, where: str, *, warn_after: float | None = None) -> None:
+    def begin(
+        self,
+        owner: Any,
+        where: str,
+        *,
+        warn_after: float | None = None,
+        size: int = 0,
+        cause: str = _NO_STEP,
+    ) -> None:
         """Note that ``owner`` enters a collective; it is in one at a time.
 
         Args:
             owner: whatever communicates.
             where: "in the sync after step 12", for the message.
             warn_after: seconds, if sooner than after other collectives.
+            size: bytes that it sends, which take their time even if every rank is there.
+            cause: what to say of the likely cause, if it does not end.
         """
         if self._thread is None:
             self._start()
         warn_after = self._warn_after if warn_after is None else min(warn_after, self._warn_after)
+        more = size * self._seconds_a_byte
+        end_after = self._end_after and self._end_after + more
+        wait = _Wait(where, cause, self._clock(), warn_after + more, end_after)
         with self._lock:
-            self._waits[owner] = _Wait(where, time.monotonic(), warn_after)
+            self._waits[owner] = wait
 
     def end(self, owner: Any) -> None:
         """Note that ``owner`` is out of its collective."""
@@ -75,14 +104,23 @@ class StallWatch:
             self._waits.pop(owner, None)
 
     @contextlib.contextmanager
-    def waiting(self, owner: Any, where: str, *, warn_after: float | None = None) -> Iterator[None]:
+    def waiting(
+        self,
+        owner: Any,
+        where: str,
+        *,
+        warn_after: float | None = None,
+        size: int = 0,
+        cause: str = _NO_STEP,
+    ) -> Iterator[None]:
         """`begin` and `end` around a block, whose error then says what happened.
 
         Raises:
             HorovodInternalError: the wait was ended here, or another rank ended or failed. One
                 that ``hvd.elastic.run`` takes for a reason to begin again from the last commit.
         """
-        self.begin(owner, where, warn_after=warn_after)
+        outer = self._waits.get(owner)
+        self.begin(owner, where, warn_after=warn_after, size=size, cause=cause)
         wait = self._waits[owner]
         try:
             yield
@@ -90,7 +128,7 @@ class StallWatch:
             if wait.ended:
                 self._let_it_end()
                 raise self._error(wait.ended) from error
-            if isinstance(error, self._error):
+            if isinstance(error, self._error) and not isinstance(error.__cause__, self._error):
                 raise self._error(
                     f"another rank has ended or failed while rank {self._rank()} was {where}. If "
                     "it failed, its own output says why; if it ran out of batches, end every rank "
@@ -99,6 +137,32 @@ class StallWatch:
             raise
         finally:
             self.end(owner)
+            if outer is not None:  # a part of a longer wait, which goes on
+                with self._lock:
+                    outer.since = self._clock()
+                    self._waits[owner] = outer
+
+    @contextlib.contextmanager
+    def sending(self, owner: Any, where: str, *, size: int) -> Iterator[None]:
+        """As `waiting`, where all ranks are there already; it shows how fast the link is.
+
+        Args:
+            owner: as for `begin`.
+            where: likewise.
+            size: bytes, 0 where nothing is sent.
+        """
+        begin = self._clock()
+        with self.waiting(owner, where, size=size, cause=SLOW_LINK):
+            yield
+        if size >= _MEASURABLE:
+            self._seconds_a_byte = min(_SLOWEST, _PATIENCE * (self._clock() - begin) / size)
+
+    def look(self) -> None:
+        """Warn of the waits that are too long now, and end those that are far too long."""
+        with self._lock:
+            waits = list(self._waits.values())
+        for wait in waits:
+            self._look_at(wait, self._clock() - wait.since)
 
     def _start(self) -> None:
         disabled = _seconds("HOROVOD_STALL_CHECK_DISABLE", 0) > 0
@@ -111,28 +175,25 @@ class StallWatch:
     def _watch(self) -> None:
         while True:
             time.sleep(1)
-            with self._lock:
-                waits = list(self._waits.values())
-            for wait in waits:
-                self._look_at(wait, time.monotonic() - wait.since)
+            self.look()
 
     def _look_at(self, wait: _Wait, seconds: float) -> None:
         waited = f"rank {self._rank()} has waited {seconds:.0f} s for other ranks {wait.where}"
-        if self._end_after and seconds >= self._end_after and not wait.ended:
+        if wait.end_after and seconds >= wait.end_after and not wait.ended:
             # Horovod shuts down at exit too, and two shutdowns at once hang: the last to be
             # registered is the first to be called.
             atexit.register(self._let_it_end)
             with self._ending:
-                wait.ended = f"{waited}, and ends the job. {_CAUSE}"
+                wait.ended = f"{waited}, and ends the job. {wait.cause}"
                 _logger.error(wait.ended)
                 self._shut_down()
         elif seconds >= wait.warn_after and not wait.told:
             wait.told = True
-            limit = f"up to {self._end_after:g} s" if self._end_after else "without a limit"
+            limit = f"up to {round(wait.end_after, 1):g} s" if wait.end_after else "without a limit"
             _logger.warning(
                 "%s. %s. It waits on, %s (HOROVOD_STALL_SHUTDOWN_TIME_SECONDS)",
                 waited,
-                _CAUSE,
+                wait.cause,
                 limit,
             )
 

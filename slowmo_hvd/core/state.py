@@ -1,14 +1,18 @@
 """The slow state as it is saved: builtins and tensors only, checked wholly before it is used.
 
-    {"version": 1,
+    {"version": 2,
      "config":   {"sync_period": 12, ...},            SlowMoConfig.arithmetic()
      "step":     int, "window": int, "position": int, the Schedule's counters
      "lr_total": [float], "lr_steps": [int],          one MeanLearningRate per parameter group
+     "frozen":   [int],                               positions of parameters not trained, so
+                                                      without the next two; [] before a step
      "anchor":   {0: tensor, 1: ...},                 x_{t,0} by the parameter's position, or {}
      "momentum": {0: tensor, 1: ...},                 u_t likewise, or {} where β = 0
      "inner":    {"optimizer": "Adam",                the inner optimizer's class
                   "params":    [[3, 4], ...],         the parameters' shapes
                   "layout":    "..."}}                the form of its state, `form_text`
+
+Version 1 had no "frozen", and an anchor for each parameter; `check_state` takes it too.
 
 The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
 tells it of their values.
@@ -22,9 +26,10 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.form import Describe, form_text, text_difference
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 _COUNTERS = ("step", "window", "position")
-_KEYS = {"version", "config", *_COUNTERS, "lr_total", "lr_steps", "anchor", "momentum", "inner"}
+_KEYS_1 = {"version", "config", *_COUNTERS, "lr_total", "lr_steps", "anchor", "momentum", "inner"}
+_KEYS = {1: _KEYS_1, STATE_VERSION: _KEYS_1 | {"frozen"}}
 # The ranks compare their counters in float64, which holds every whole number below this.
 _COUNTS_END = 2**53
 
@@ -36,6 +41,7 @@ def pack_state(
     anchor: Mapping[int, Any],
     momentum: Mapping[int, Any],
     inner: Mapping[str, Any],
+    frozen: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The slow state of one optimizer, as described above."""
     return {
@@ -44,6 +50,7 @@ def pack_state(
         **{name: getattr(schedule, name) for name in _COUNTERS},
         "lr_total": [float(rate.total) for rate in rates],
         "lr_steps": [rate.steps for rate in rates],
+        "frozen": list(frozen),
         "anchor": dict(anchor),
         "momentum": dict(momentum),
         "inner": dict(inner),
@@ -86,7 +93,8 @@ def check_state(
     """
     _require(isinstance(state, Mapping), f"it is a {type(state).__name__}, not a dict")
     check_version(state.get("version"))
-    _require(set(state) == _KEYS, f"its keys are {sorted(map(str, state))}, not {sorted(_KEYS)}")
+    keys = _KEYS[state["version"]]
+    _require(set(state) == keys, f"its keys are {sorted(map(str, state))}, not {sorted(keys)}")
     _check_config(state["config"], config)
     for name in _COUNTERS:
         _require(_is_count(state[name]), f"{name} is {state[name]!r}, not an int >= 0 and < 2**53")
@@ -96,8 +104,9 @@ def check_state(
         )
     _check_rates(state["lr_total"], state["lr_steps"], groups, state["step"])
     _check_inner(state["inner"], inner)
-    _check_tensors("anchor", state["anchor"], shapes, fault)
-    _check_tensors("momentum", state["momentum"], shapes, fault)
+    trained = _trained(state, len(shapes))
+    _check_tensors("anchor", state["anchor"], trained, shapes, fault)
+    _check_tensors("momentum", state["momentum"], trained, shapes, fault)
     _require(
         not state["momentum"] or bool(state["anchor"]),
         "it has a momentum but no anchor to apply it to",
@@ -107,8 +116,12 @@ def check_state(
         "its momentum is missing" if not state["momentum"] else "it has a momentum, though β = 0",
     )
     _require(
-        bool(state["anchor"]) or state["step"] == 0,
+        bool(state["anchor"]) or state["step"] == 0 or not trained,
         f"it has taken {state['step']} steps but has no anchor",
+    )
+    _require(
+        bool(state["anchor"]) or len(trained) in (0, len(shapes)),
+        "it has frozen parameters but no anchor of the others",
     )
 
 
@@ -116,8 +129,8 @@ def check_version(version: Any) -> None:
     """Raise ValueError unless a state of this version can be read."""
     newer = isinstance(version, int) and version > STATE_VERSION
     _require(
-        type(version) is int and version == STATE_VERSION,
-        f"its version is {version!r} and this release reads {STATE_VERSION}"
+        type(version) is int and version in _KEYS,
+        f"its version is {version!r} and this release reads {', '.join(map(str, _KEYS))}"
         + ("; upgrade slowmo_hvd" if newer else ""),
     )
 
@@ -194,9 +207,22 @@ def _check_inner(saved: Any, inner: Mapping[str, Any]) -> None:
     _require(wrong is None, f"{wrong}; take another checkpoint, this one is damaged")
 
 
+def _trained(state: Mapping[str, Any], params: int) -> list[int]:
+    """The positions of the parameters that have an anchor, where there is one."""
+    frozen = state.get("frozen", [])
+    _require(isinstance(frozen, list), f"frozen is a {type(frozen).__name__}, not a list")
+    _require(
+        all(type(position) is int and 0 <= position < params for position in frozen)
+        and frozen == sorted(set(frozen)),
+        f"frozen is {frozen!r}, not positions of {params} parameters in order",
+    )
+    return sorted(set(range(params)) - set(frozen))
+
+
 def _check_tensors(
     name: str,
     tensors: Any,
+    trained: Sequence[int],
     shapes: Sequence[tuple[int, ...]],
     fault: Callable[[int, Any], str | None],
 ) -> None:
@@ -204,10 +230,12 @@ def _check_tensors(
     if not tensors:
         return
     _require(
-        set(tensors) == set(range(len(shapes))),
-        f"{name} has {len(tensors)} tensors and the optimizer has {len(shapes)} parameters",
+        set(tensors) == set(trained),
+        f"{name} has {len(tensors)} tensors and {len(trained)} of the optimizer's {len(shapes)} "
+        "parameters were trained",
     )
-    for index, shape in enumerate(shapes):
+    for index in trained:
+        shape = shapes[index]
         found = getattr(tensors[index], "shape", None)
         _require(
             found is not None and tuple(found) == tuple(shape),

@@ -10,20 +10,8 @@ from horovod.common import process_sets
 from slowmo_hvd.core.agreement import class_name
 from slowmo_hvd.core.arguments import check_process_set
 from slowmo_hvd.tensorflow.leaves import leaves
+from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER
 from slowmo_hvd.tensorflow.slow_model import path_of
-
-_OF_THE_INNER = {
-    "learning_rate",
-    "weight_decay",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-}
 
 
 def check_inner(optimizer: Any, distributed: type) -> None:
@@ -55,7 +43,7 @@ def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
     for name, value in kwargs.items():
         if name == "use_locking" and value is False:  # of horovod.tensorflow, from TensorFlow 1
             continue
-        if name in _OF_THE_INNER:
+        if name == "learning_rate" or name in OF_EVERY_OPTIMIZER:
             raise ValueError(
                 f"DistributedOptimizer does not support `{name}`. Instead, set `{name}` on the "
                 "inner optimizer."

@@ -54,12 +54,16 @@ class Buffers:
         self._leaf = leaf
         self._buffers = _buffers(leaf)
         self._owners = _owners(leaf)
-        self._fresh = _fresh_values(leaf)
+        self._fresh: list[Any] = []
         #: Its count of steps at the last reset.
         self.restarted_at = native(
             add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
         )
         _count_from(leaf, self.restarted_at)
+
+    def look(self) -> None:
+        """Note what each buffer is when it is new, as soon as they have values. Eager."""
+        self._fresh = _fresh_values(self._leaf)
 
     @property
     def averaged_kinds(self) -> list[Any]:

@@ -50,7 +50,8 @@ def refuse_strategy() -> None:
 def initialised(variables: Iterable[Any]) -> bool:
     """Whether the variables have values: not so while a ``tf.function`` that makes them is traced.
 
-    TensorFlow traces such a function twice, and runs only what the second trace made.
+    TensorFlow traces such a function twice: first to have the variables, to which it then gives
+    their first values; and again, when no more can be made, for the graph that it runs.
     """
     with tf.init_scope():
         return all(bool(native(variable).is_initialized().numpy()) for variable in variables)
@@ -59,13 +60,15 @@ def initialised(variables: Iterable[Any]) -> bool:
 def traced_for_making_variables() -> None:
     """Make the graph one that must not run, in the first of the two traces.
 
-    It would run where a variable's first value depends on the function's arguments.
+    It would run where a variable's first value depends on the function's arguments, and where the
+    step is in a ``tf.function`` of its own inside the one that makes the variables.
     """
     tf.debugging.Assert(
         False,
         [
-            "DistributedOptimizer cannot step in a tf.function that makes the model's variables "
-            "from its arguments: call the model on one batch before the first step"
+            "DistributedOptimizer cannot begin with variables that have no values yet where the "
+            "step's graph is made, as in a tf.function that makes them from its arguments, or "
+            "around the tf.function that steps: call the model on one batch before the first step"
         ],
     )
 

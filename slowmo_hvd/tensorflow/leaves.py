@@ -4,8 +4,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-# Not in every release of Keras 3.
-_Multi = getattr(keras.optimizers, "MultiOptimizer", ())
+#: MultiOptimizer, which is not in every release of Keras 3.
+Multi = getattr(keras.optimizers, "MultiOptimizer", ())
 Groups: TypeAlias = list[tuple[keras.optimizers.Optimizer, list[Any]]]
 
 
@@ -13,7 +13,7 @@ def leaves(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optim
     """The optimizers that update variables themselves: one, or several in a MultiOptimizer."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return leaves(optimizer.inner_optimizer)
-    return list(optimizer.optimizers) if isinstance(optimizer, _Multi) else [optimizer]
+    return list(optimizer.optimizers) if isinstance(optimizer, Multi) else [optimizer]
 
 
 def groups_of(optimizer: keras.optimizers.Optimizer) -> Groups:

@@ -1,5 +1,6 @@
 """DistributedOptimizer: τ local steps of any Keras optimizer, one allreduce, one slow step."""
 
+import contextlib
 import logging
 import warnings
 import weakref
@@ -16,6 +17,7 @@ from slowmo_hvd.core.arguments import (
     check_op,
     check_process_set,
     refuse_gradient_arguments,
+    refuse_late,
 )
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
@@ -34,10 +36,10 @@ from slowmo_hvd.tensorflow.context import (
     check_context,
     initialised,
     refuse_strategy,
-    traced_for_making_variables,
 )
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
+from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER, change, holder, is_setting
 
 _logger = logging.getLogger("slowmo_hvd")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -62,7 +64,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     Args:
         optimizer: the inner optimizer, any ``keras.optimizers.Optimizer``. Under the global
-            policy mixed_float16 it gets a LossScaleOptimizer around it by ``model.compile``.
+            policy mixed_float16 it gets a LossScaleOptimizer around it by ``model.compile``. One of
+            your own that keeps copies of the weights and steps in them says so by an attribute
+            with the names of its lists of variables, such as ``second_copies = ("zs",)``: a
+            window then begins with them where the weights are.
         name: the optimizer's name.
         device_dense: where the displacements are summed; "" where Horovod thinks best.
         device_sparse: only ""; SlowMo sends no gradients.
@@ -94,6 +99,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         ValueError: an argument out of range, one without meaning for SlowMo, or an optimizer
             that is distributed already.
     """
+
+    built: bool
 
     def __init__(
         self,
@@ -147,10 +154,12 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         check_process_set(process_set, hvd)
         refuse_strategy()
         super().__init__(learning_rate=0.0, name=name or f"Distributed{type(optimizer).__name__}")
-        self.inner_optimizer = optimizer
+        for setting in OF_EVERY_OPTIMIZER:
+            self.__dict__.pop(setting, None)  # they are the inner optimizer's
         self.sparse_as_dense = sparse_as_dense
         self.average_aggregated_gradients = average_aggregated_gradients
         self.backward_passes_per_step = check_backward_passes(backward_passes_per_step)
+        self.inner_optimizer = optimizer  # from here on its settings can be written: __setattr__
         self._accumulate(self.backward_passes_per_step)
         self._compression = compression
         self._device_dense = device_dense
@@ -207,7 +216,35 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         # callbacks know it.
         if name.startswith("_") or "inner_optimizer" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(self.inner_optimizer, name)
+        return getattr(holder(self.inner_optimizer, name), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write what is the inner optimizer's there, with the effect that it has in bare Keras.
+
+        Raises:
+            AttributeError: it cannot change any more, or a MultiOptimizer has several.
+        """
+        inner = vars(self).get("inner_optimizer")
+        if inner is not None and not name.startswith("_"):
+            self._refuse_another_count(name, value)
+            if name not in vars(self) and not hasattr(type(self), name):
+                if is_setting(inner, name):
+                    change(inner, name, value)
+                    return
+                refuse_late(name, value)
+        super().__setattr__(name, value)
+
+    def _refuse_another_count(self, name: str, value: Any) -> None:
+        """Raise for another number of gradients for each step, where it is counted on already."""
+        fixed = name == "backward_passes_per_step" or (
+            name == "gradient_accumulation_steps"
+            and (self.__dict__["built"] or self.backward_passes_per_step > 1)
+        )
+        if fixed and value != getattr(self, name):
+            raise AttributeError(
+                f"{name} cannot change from {getattr(self, name)} to {value!r} any more, since it "
+                "is counted in the windows: set it on the inner optimizer before this one is made"
+            )
 
     # ---- training ------------------------------------------------------------------------
 
@@ -222,8 +259,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             return
         variables = self._with_frozen(list(variables))
-        # Out of the graph that a step may be traced for: what is made there has no value yet.
-        with tf.init_scope(), tf.name_scope(self.name):
+        # Out of the graph that a step may be traced for: what is made there has no value yet. But
+        # beside the model's variables if they have none either: an optimizer may look at them.
+        outside = tf.init_scope() if initialised(variables) else contextlib.nullcontext()
+        with outside, tf.name_scope(self.name):
             if not self.inner_optimizer.built:
                 self.inner_optimizer.build(variables)
             groups = groups_of(self.inner_optimizer)
@@ -234,7 +273,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "gradient_accumulation_steps on them"
                 )
             self._outer.build(groups, self.add_variable)
-            super().build(variables)  # last, since it says that all is built
+            # Not super().build(), which would make a second average of the weights (EMA) and the
+            # like; and not by setattr, which would take the model's variables for the optimizer's.
+            self.__dict__["_trainable_variables"] = variables
+            self.built = True
 
     def _with_frozen(self, variables: list[Any]) -> list[Any]:
         """The variables, and where a model is loaded those that were frozen after training began.
@@ -246,7 +288,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return variables
         weights = dict(enumerate(model.weights))
         saved = [weights.get(position) for position in self._saved_weights]
-        fits = None not in saved and {*map(id, variables)} <= {*map(id, saved)}
+        found = all(variable is not None for variable in saved)  # `in` would compare values
+        fits = found and {*map(id, variables)} <= {*map(id, saved)}
         return saved if fits else variables
 
     def _positions(self) -> list[int] | None:
@@ -308,9 +351,6 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "the gradients, or call optimizer.build(model.trainable_variables) first"
                 )
             trainable_variables = list(trainable_variables)
-            if not initialised(trainable_variables):
-                traced_for_making_variables()
-                return
             self.build(trainable_variables)
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)

@@ -4,6 +4,7 @@ Its counters are variables and its sync is a branch of the graph, so that it run
 ``tf.function``, in ``fit`` and with several steps an execution, and is saved with the optimizer.
 """
 
+import time
 import warnings
 import weakref
 import zlib
@@ -25,6 +26,7 @@ from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import LARGEST_SQUARE, call_roll, exclusion, mark_of_change
 from slowmo_hvd.core.schedule import Schedule, Sync
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
+from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
 from slowmo_hvd.tensorflow.exchange import (
     average_now,
     gather_figures,
@@ -69,6 +71,7 @@ class OuterLoop:
         self._agreed = False
         self.built = False
         self._serial: int | None = None
+        self._entered = 0.0  # when the sync that is going on began, in seconds
         loops.add(self)
         OuterLoop.any_made = True
 
@@ -118,7 +121,18 @@ class OuterLoop:
         self._agreed_key = tf.Variable(0, trainable=False, dtype=tf.int64)
         if elastic_job():
             self._local_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._ready = False
+        self._made_in_first_step = not self._can_begin()
         self.built = True
+
+    def _can_begin(self) -> bool:
+        """Whether the variables have values: not so in the trace that makes them."""
+        if not self._ready and initialised([*(slot.variable for slot in self.slots), self._step]):
+            with tf.init_scope():
+                for buffers in self._buffers:
+                    buffers.look()
+            self._ready = True
+        return self._ready
 
     @property
     def slots(self) -> list[SlowVariable]:
@@ -165,10 +179,16 @@ class OuterLoop:
     def before_step(self) -> None:
         """Agree with the other ranks on one start, and anew where other variables are trained.
 
-        In a graph this runs where the graph is made: in the first step, on every rank, and after a
-        change of what is trained. A rank that changes that alone finds out in `_meet`.
+        Rank-equal: each rank agrees once in its first step, whether its model was built before or
+        is in this step; and after a change of what is trained, which every rank makes before the
+        same step: one that does so alone finds out in `_meet`. In a graph this runs where the
+        graph is made. In the trace that makes the model's variables there is nothing yet to start
+        from; the next trace, of the same step, comes here again.
         """
         if not self.member:
+            return
+        if not self._can_begin():
+            traced_for_making_variables()
             return
         with tf.init_scope():
             frozen = self._to_freeze()
@@ -191,7 +211,7 @@ class OuterLoop:
         Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
         finite. With gradients that add up, the steps that move variables count.
         """
-        if not self.member:
+        if not self.member or not self._ready:
             return
         if self._attempt is None:
             self._count(learning_rates)
@@ -284,7 +304,7 @@ class OuterLoop:
         self._slow.part(frozen).begin_afresh()
         self._take_anchor(self._trained, root, begun=begun)
         self._agreed_key.assign(self._key)
-        self._agreed = True
+        self._agreed, self._made_in_first_step = True, False
 
     def _train(self, frozen: tuple[int, ...]) -> None:
         """Train all variables but those at these positions."""
@@ -420,7 +440,8 @@ class OuterLoop:
             for a, b in zip(flats, ours, strict=True)
             if a.shape[0]
         ]
-        if any(gap != 0 for gap in gaps):  # a NaN too
+        # No one could broadcast weights that the first step makes.
+        if any(gap != 0 for gap in gaps) and not self._made_in_first_step:  # a NaN too
             warnings.warn(unequal_start(hvd.rank(), root, max(gaps)), stacklevel=2)
         slow.set_anchors(flats)
         if not begun:
@@ -437,9 +458,7 @@ class OuterLoop:
             key: which stands for the two.
             kind: the index in _KINDS, an int64 tensor.
         """
-        begin = tf.timestamp()
-        with tf.control_dependencies([begin]):
-            flats, tail, sound, workers = self._outgoing(slow, frozen, key)
+        flats, tail, sound, workers = self._outgoing(slow, frozen, key)
         roll: list[Any] = []
 
         def check(tail: Any) -> Any:
@@ -479,11 +498,10 @@ class OuterLoop:
             self._position.assign(0)
             self._lr_total.assign(tf.zeros_like(self._lr_total))
             self._lr_steps.assign(0)
-            # The clock and the hooks come after the variables have their new values.
+            # The end of the clock and the hooks come after the variables have their new values.
             values = [native(slot.variable).read_value() for slot in slow.slots]
-        with tf.control_dependencies([*record, *values]):
-            seconds = tf.timestamp() - begin
-        _call(self._record, [*record, seconds], [])
+        with tf.control_dependencies(values):
+            _call(self._record, record, [])
 
     def _outgoing(
         self, slow: SlowModel, frozen: set[int], key: int
@@ -500,7 +518,8 @@ class OuterLoop:
         arguments = [self._step, tf.constant(key, tf.int64)]
         place, workers = _call(self._enter, arguments, [tf.int64, tf.int64])
         place, workers = tf.ensure_shape(place, []), tf.ensure_shape(workers, [])
-        flats = slow.displacements()
+        with tf.control_dependencies([place]):  # they belong to the sync's time
+            flats = slow.displacements()
         squares = _squared_norm(flats)
         rates = self._lr_total / _double(tf.maximum(self._lr_steps, 1))
         sound = (squares <= LARGEST_SQUARE) & tf.reduce_all(tf.math.is_finite(rates))
@@ -519,7 +538,12 @@ class OuterLoop:
         return flats, tf.concat([marks, figures], 0), sound, workers
 
     def _enter(self, step: Any, key: Any) -> tuple[int, int]:
-        """This worker's place, and how many there are; or an error before anything is sent."""
+        """This worker's place, and how many there are; or an error before anything is sent.
+
+        The clock of the sync begins, which is not tf.timestamp: TensorFlow refuses that under
+        ``tf.config.experimental.enable_op_determinism()``.
+        """
+        self._entered = time.perf_counter()
         if int(self._agreed_key) == 0:
             raise RuntimeError(ONE_STEP)
         if int(key) != self._key:
@@ -583,10 +607,9 @@ class OuterLoop:
 
     def _record(self, *values: Any) -> None:
         """Keep the record of a sync, warn of workers that were left out, call the hooks."""
+        seconds = time.perf_counter() - self._entered
         stall_watch.end(self)
-        kind, step, window, marks, gammas, norm, drift, sent, seconds = (
-            value.numpy() for value in values
-        )
+        kind, step, window, marks, gammas, norm, drift, sent = (value.numpy() for value in values)
         roll = call_roll(marks.tolist(), self.process_set.ranks, self.config.on_nonfinite)
         record = SyncRecord(
             kind=_KINDS[int(kind)],
@@ -595,7 +618,7 @@ class OuterLoop:
             workers=roll.contributors,
             learning_rates=tuple(map(float, gammas)),
             bytes=int(sent) if self.process_set.size() > 1 else 0,
-            seconds=float(seconds),
+            seconds=seconds,
             displacement_norm=float(norm),
             drift=float(drift),
             excluded=roll.excluded,

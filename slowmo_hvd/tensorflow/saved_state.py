@@ -77,7 +77,8 @@ def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
         if kind in by_kind:
             by_kind[kind][int(index)] = array
     return {
-        "version": int(arrays["version"]),
+        "version": STATE_VERSION,  # in a file, version 1 has the same entries
+        "frozen": [],
         "config": _from_bytes("config", arrays["config"]),
         **{name: int(arrays[name]) for name in _COUNTERS},
         "lr_total": totals,

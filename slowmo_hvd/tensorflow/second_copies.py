@@ -2,14 +2,19 @@
 
 FTRL computes the weights anew in each step from ``linear``; ScheduleFreeAdamW takes its steps in z
 and pulls the weights after it. So a window begins with the copy put to where the weights are.
+
+An optimizer of the user's own names such copies by an attribute ``second_copies``, a tuple of the
+names of its attributes that hold them: each a list with a variable for each weight.
 """
 
+import itertools
 from collections.abc import Collection
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from slowmo_hvd.core.checks import check_copies
 from slowmo_hvd.tensorflow.slow_model import native
 
 # Not in every release of Keras 3.
@@ -37,7 +42,7 @@ def follow(
     if at_start and isinstance(leaf, keras.optimizers.Ftrl):
         return
     for position, (copy, variable) in enumerate(
-        zip(_copies(leaf), leaf._trainable_variables, strict=False)
+        zip(_copies(leaf), itertools.cycle(leaf._trainable_variables), strict=False)
     ):
         if copy is None or not (of is None or id(native(variable)) in of):
             continue
@@ -50,7 +55,10 @@ def follow(
 def _copies(leaf: keras.optimizers.Optimizer) -> list[Any]:
     if isinstance(leaf, keras.optimizers.Ftrl):
         return list(leaf._linears)
-    return list(leaf._momentums) if isinstance(leaf, _ScheduleFree) else []
+    if isinstance(leaf, _ScheduleFree):
+        return list(leaf._momentums)
+    names = check_copies(type(leaf).__name__, getattr(leaf, "second_copies", ()))
+    return [copy for name in names for copy in getattr(leaf, name)]
 
 
 def _linear(leaf: keras.optimizers.Ftrl, weight: Any, accumulator: Any) -> Any:

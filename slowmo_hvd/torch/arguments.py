@@ -1,11 +1,15 @@
 """Checks of DistributedOptimizer's arguments that need torch to be made."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from slowmo_hvd.torch.wrappers import layers
 
 
 def check_inner(optimizer: Any) -> None:
@@ -13,41 +17,70 @@ def check_inner(optimizer: Any) -> None:
 
     Raises:
         TypeError: it is no torch optimizer.
-        ValueError: it is distributed already, has no learning rate, or holds parameters that
-            are not floating point.
+        ValueError: it is distributed already, or as `check_groups` has it.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )
-    if hasattr(type(optimizer), "skip_synchronize"):
+    if any(hasattr(type(layer), "skip_synchronize") for layer in layers(optimizer)):
         raise ValueError(
             "optimizer is a DistributedOptimizer already; give the optimizer inside it, since "
             "SlowMo takes the place of Horovod's gradient averaging"
         )
+    if type(optimizer).__module__.startswith("accelerate."):
+        raise ValueError(
+            "optimizer was prepared by Accelerate, which hides its class and leaves out steps; "
+            "give DistributedOptimizer(optimizer) to accelerator.prepare instead"
+        )
+    check_groups(optimizer)
+
+
+def check_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless each group has a learning rate, and whole parameters.
+
+    Those of integers are fine: they need no gradient, so they are not trained.
+    """
+    name = type(optimizer).__name__
     for index, group in enumerate(optimizer.param_groups):
         if "lr" not in group:
             raise ValueError(
-                f"{type(optimizer).__name__} has no 'lr' in parameter group {index}; the slow "
-                "momentum is scaled by the learning rate, so set group['lr']"
+                f"{name} has no 'lr' in parameter group {index}; the slow momentum is scaled by "
+                "the learning rate, so set group['lr']"
             )
-        for param in group["params"]:
-            if not (param.is_floating_point() or param.is_complex()):
+        if not isinstance(group["lr"], Real | Tensor):
+            raise ValueError(
+                f"{name} has lr={group['lr']!r} in parameter group {index}; the slow momentum is "
+                "scaled by the learning rate, so it must be a number: give lr=..., and "
+                "relative_step=False to an Adafactor that would set its own"
+            )
+        for place, param in enumerate(group["params"]):
+            if _is_sharded(param):
                 raise ValueError(
-                    f"parameter group {index} holds a parameter of {param.dtype}, and only "
-                    "floating-point parameters can be averaged"
+                    f"parameter {place} of group {index} is a {type(param).__name__}, of which "
+                    "this rank holds a part, and SlowMo averages whole parameters: make the "
+                    "optimizer from a model without fully_shard, FSDP or tensor parallelism"
                 )
+
+
+def _is_sharded(param: Tensor) -> bool:
+    # Whoever has made a DTensor has imported its module, which takes long.
+    module = sys.modules.get("torch.distributed.tensor")
+    of_fsdp = getattr(param, "_is_flat_param", False)
+    return bool(of_fsdp) or (module is not None and isinstance(param, module.DTensor))
 
 
 def check_names(
     named_parameters: Iterable[tuple[str, Tensor]] | None, optimizer: torch.optim.Optimizer
-) -> None:
-    """Raise unless the names are unique and cover all of the optimizer's parameters.
+) -> list[tuple[str, Tensor]]:
+    """The names; raise unless they are unique and cover all of the optimizer's parameters.
 
-    As Horovod's DistributedOptimizer checks them; SlowMo itself goes by position.
+    As Horovod's DistributedOptimizer checks them. Where none are given, torch may have some: of an
+    optimizer that was made from named parameters.
     """
     if named_parameters is None:
-        return
+        groups = [group for group in optimizer.param_groups if "param_names" in group]
+        return [pair for g in groups for pair in zip(g["param_names"], g["params"], strict=True)]
     try:
         named = list(named_parameters)
     except TypeError:
@@ -74,3 +107,4 @@ def check_names(
             f"named_parameters lacks {len(unnamed)} of the optimizer's parameters, the first: "
             f"{unnamed[0]}; give model.named_parameters() of the same model, or leave it out"
         )
+    return named

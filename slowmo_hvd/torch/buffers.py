@@ -1,14 +1,16 @@
 """Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import horovod.torch as hvd
 import torch
 from torch import Tensor
 
 from slowmo_hvd.core.gathering import Gather, gather_json
+from slowmo_hvd.torch.buffer_wire import BufferKey, allocate, key_of
 from slowmo_hvd.torch.exchange import sum_
+from slowmo_hvd.torch.second_copies import second_copies
 from slowmo_hvd.torch.slow_model import real, slow_dtype
 
 
@@ -19,7 +21,9 @@ def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
     also resets LBFGS: its history pairs gradients with steps, and an outer step breaks the pairs.
 
     Raises:
-        ValueError: "average" for LBFGS, whose history has no counterpart on other workers.
+        ValueError: "average" for LBFGS, whose history has no counterpart on other workers; a
+            strategy other than "maintain" for an optimizer that estimates its learning rate;
+            "reset" for one whose own warm-up would begin again each time.
     """
     lbfgs = isinstance(inner, torch.optim.LBFGS)
     if strategy == "auto":
@@ -29,29 +33,20 @@ def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
             "buffers='average' cannot be used with LBFGS: its history lists differ in length "
             "between workers; use 'reset' (what 'auto' does) or 'maintain'"
         )
-    return strategy
-
-
-def reset(inner: torch.optim.Optimizer) -> None:
-    """Leave the inner optimizer as if it had taken no step: moments and step counts alike.
-
-    A step count that survived its moments would switch Adam's bias correction off.
-    """
-    inner.state.clear()
-    if isinstance(inner, torch.optim.Adagrad):  # in torch, the one that fills its state when made
-        fresh = type(inner)(
-            [{"params": group["params"]} for group in inner.param_groups], **inner.defaults
+    options = inner.param_groups[0]
+    if strategy != "maintain" and {"d", "d0"} <= options.keys():  # Prodigy, D-Adaptation
+        raise ValueError(
+            f"buffers={strategy!r} cannot be used with {type(inner).__name__}: it estimates its "
+            "learning rate d from all steps since the first, and neither new buffers nor the "
+            "workers' mean fit that; use 'maintain' (what 'auto' does)"
         )
-        inner.state.update(fresh.state)
-
-
-class BufferKey(NamedTuple):
-    """One buffer that some worker has, by its parameter's position and its key in the state."""
-
-    position: int
-    key: str
-    elements: int
-    wide: bool  #: float64, not float32, on the wire
+    if strategy == "reset" and options.get("warmup_steps"):  # of schedule-free ones
+        raise ValueError(
+            f"buffers='reset' would take {type(inner).__name__}'s count back before its "
+            f"warmup_steps={options['warmup_steps']} are done: use a learning-rate scheduler that "
+            "warms up in their place, or 'maintain' (what 'auto' does) or 'average'"
+        )
+    return strategy
 
 
 class BufferAverage:
@@ -96,7 +91,7 @@ class BufferAverage:
         if not self._agreed:  # agreed, hence empty on every rank or on none
             return 0
         buffers = _buffers(inner)
-        flats, parts = self._allocate(_parameters(inner))
+        flats, parts = allocate(self._agreed, dict(enumerate(_parameters(inner))))
         tail = flats[0][flats[0].numel() - len(self._agreed) :]
         for index, key in enumerate(self._agreed):
             if key in buffers:
@@ -111,23 +106,6 @@ class BufferAverage:
                 buffer.copy_((parts[key] / owners).view(buffer.shape))
         return sent
 
-    def _allocate(self, params: list[Tensor]) -> tuple[list[Tensor], dict[BufferKey, Tensor]]:
-        """Flat tensors, one a device and dtype, with room for one count a key in the first."""
-        rooms: dict[tuple[torch.device, torch.dtype], list[BufferKey]] = {}
-        for key in self._agreed:
-            dtype = torch.float64 if key.wide else torch.float32
-            rooms.setdefault((params[key.position].device, dtype), []).append(key)
-        flats: list[Tensor] = []
-        parts: dict[BufferKey, Tensor] = {}
-        for (device, dtype), keys in rooms.items():
-            size = sum(key.elements for key in keys)
-            spare = len(self._agreed) if not flats else 0
-            flat = torch.zeros(size + spare, dtype=dtype, device=device)
-            pieces = torch.split(flat[:size], [key.elements for key in keys])
-            parts.update(zip(keys, pieces, strict=True))
-            flats.append(flat)
-        return flats, parts
-
 
 def _parameters(inner: torch.optim.Optimizer) -> list[Tensor]:
     return [param for group in inner.param_groups for param in group["params"]]
@@ -139,12 +117,11 @@ def _buffers(inner: torch.optim.Optimizer) -> dict[BufferKey, Tensor]:
 
 
 def _keyed(inner: torch.optim.Optimizer) -> Iterator[tuple[BufferKey, Tensor]]:
+    copies = second_copies(inner)
     for position, param in enumerate(_parameters(inner)):
         for key, value in inner.state.get(param, {}).items():
-            if _is_buffer(key, value, param):
-                buffer = real(value)
-                wide = slow_dtype(buffer.dtype) == torch.float64
-                yield BufferKey(position, key, buffer.numel(), wide), buffer
+            if key not in copies and _is_buffer(key, value, param):
+                yield key_of(position, key, value), real(value)
 
 
 def _is_buffer(key: Any, value: Any, param: Tensor) -> bool:

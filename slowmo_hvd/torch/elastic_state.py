@@ -7,7 +7,6 @@ from horovod.torch.elastic.state import (
 )
 
 from slowmo_hvd.torch.functions import broadcast_optimizer_state
-from slowmo_hvd.torch.optimizer import DistributedOptimizer
 
 
 class SlowMoStateHandler(OptimizerStateHandler):  # type: ignore[misc]
@@ -19,7 +18,13 @@ class SlowMoStateHandler(OptimizerStateHandler):  # type: ignore[misc]
 
 
 def register_handler() -> None:
-    """Put our handler before Horovod's, which takes any torch optimizer, ours too."""
-    registry = get_handler_registry()
-    if (DistributedOptimizer, SlowMoStateHandler) not in registry:
-        set_handler_registry([(DistributedOptimizer, SlowMoStateHandler), *registry])
+    """Put our handler into the place of Horovod's, which takes any torch optimizer.
+
+    Our broadcast calls Horovod's for those that are not ours, and knows ours in wrappers too.
+    """
+    set_handler_registry(
+        [
+            (type_, SlowMoStateHandler if handler is OptimizerStateHandler else handler)
+            for type_, handler in get_handler_registry()
+        ]
+    )

@@ -15,9 +15,11 @@ import torch
 from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
 
+from slowmo_hvd.core.critical_section import CriticalSections
 from slowmo_hvd.core.stall import StallWatch
 
 stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
+critical = CriticalSections(hvd.rank, HorovodInternalError)  #: likewise
 
 
 def sum_(
@@ -38,7 +40,7 @@ def sum_(
     if compression is hvd.Compression.none:
         handles = [_start(flat, f"{name}.{index}", process_set) for index, flat in enumerate(flats)]
         for handle in handles:
-            _wait(handle)
+            wait(handle)
         return sum(map(_size, flats))
     return _sum_compressed(flats, tail, name, compression, process_set)
 
@@ -55,7 +57,7 @@ def _sum_compressed(
     figures = torch.cat([tail.double(), tail.new_zeros(1, dtype=torch.float64)])
     tail.zero_()
     figures[-1] = max(float(flat.abs().max()) for flat in flats if flat.numel())
-    _wait(_start(figures, f"{name}.tail", process_set))
+    wait(_start(figures, f"{name}.tail", process_set))
     largest = float(figures[-1])
     usable = 0 < largest < math.inf  # a NaN is not
     scale = 2.0 ** min(math.floor(15 - math.log2(largest)), 100) if usable else 1.0
@@ -65,7 +67,7 @@ def _sum_compressed(
         sent += _size(wire)
         pending.append((flat, _start(wire, f"{name}.{index}", process_set), context))
     for flat, handle, context in pending:
-        torch.mul(compression.decompress(_wait(handle), context), 1 / scale, out=flat)
+        torch.mul(compression.decompress(wait(handle), context), 1 / scale, out=flat)
     tail.copy_(figures[:-1])
     return sent
 
@@ -83,10 +85,11 @@ def gather_figures(
     An allgather written as a sum of float64 rows, so that it works after a ``hvd.join()`` too,
     and carries plain numbers.
     """
-    rows = torch.zeros(process_set.size(), 2 + len(figures), dtype=torch.float64)
-    rows[process_set.rank()] = torch.tensor([1.0, hvd.rank(), *figures], dtype=torch.float64)
+    row = torch.tensor([1.0, hvd.rank(), *figures], dtype=torch.float64, device="cpu")
+    rows = row.new_zeros(process_set.size(), len(row))  # not where torch.set_default_device says
+    rows[process_set.rank()] = row
     if process_set.size() > 1:
-        _wait(_start(rows, name, process_set))
+        wait(_start(rows, name, process_set))
     return {int(rank): row for present, rank, *row in rows.tolist() if present}
 
 
@@ -95,7 +98,7 @@ def _start(tensor: Tensor, name: str, process_set: Any) -> int:
     return handle
 
 
-def _wait(handle: int) -> Tensor:
+def wait(handle: int) -> Tensor:
     """The finished collective's tensor.
 
     ``hvd.synchronize`` spins until then, on a core that this host's slower ranks and Horovod's

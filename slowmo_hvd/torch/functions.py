@@ -1,13 +1,20 @@
 """Horovod's functions on optimizers, where SlowMo's have more state than Horovod knows of."""
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeGuard
 
 import horovod.torch as hvd
 import torch
 from horovod.torch.functions import *  # noqa: F403
 from torch import Tensor
 
+from slowmo_hvd.torch.broadcast import Spec, broadcast_tensors, spec_of
+from slowmo_hvd.torch.exchange import critical, stall_watch
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
+from slowmo_hvd.torch.wrappers import layers
+
+_NOT_CALLED = "Likely some rank does not call it, or has died"
 
 
 def broadcast_optimizer_state(
@@ -20,33 +27,102 @@ def broadcast_optimizer_state(
     is not SlowMo's it calls Horovod's. A collective over the optimizer's process set.
 
     Args:
-        optimizer: the optimizer, on every rank.
+        optimizer: the optimizer, on every rank; or Accelerate's or Lightning's wrapper around it.
         root_rank: the global rank whose state all take.
         model: for Horovod's function, to find sparse parameters.
 
     Raises:
         ValueError: the root's state does not fit this rank's optimizer.
     """
-    if not isinstance(optimizer, DistributedOptimizer):
+    ours = ours_in(optimizer)
+    if ours is None:
         hvd.broadcast_optimizer_state(optimizer, root_rank, model)
-        return
-    process_set = optimizer.process_set
-    if not process_set.included():
-        return
+    elif ours.process_set.included():
+        state = _received(ours, root_rank)
+        # The root loads too, so that all ranks compare notes alike in their next step.
+        ours.load_state_dict(state)
+
+
+def ours_in(optimizer: Any) -> DistributedOptimizer | None:
+    """The DistributedOptimizer that ``optimizer`` is or, in wrappers of any depth, holds.
+
+    Lightning's wrapper passes for an instance of what it wraps, but has not its attributes.
+    """
+    for layer in layers(optimizer):
+        if isinstance(layer, DistributedOptimizer) and "_outer" in vars(layer):
+            return layer
+    return None
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
+    """The root's state_dict, on the root its own. A collective."""
+    owner, process_set = optimizer._outer, optimizer.process_set
+    mine = hvd.rank() == root_rank
     tensors: list[Tensor] = []
-    skeleton = _take_out(optimizer.state_dict(), tensors) if hvd.rank() == root_rank else None
-    specs = [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
-    skeleton, specs = hvd.broadcast_object(
-        (skeleton, specs), root_rank, name="slowmo.optimizer_state", process_set=process_set
+    skeleton = _take_out(optimizer.state_dict(), tensors) if mine else None
+    with critical.entered(owner, "broadcast_optimizer_state", unnamed=True):
+        with stall_watch.waiting(owner, "in broadcast_optimizer_state", cause=_NOT_CALLED):
+            skeleton, specs = hvd.broadcast_object(
+                (skeleton, list(map(spec_of, tensors))),
+                root_rank,
+                name="slowmo.optimizer_state",
+                process_set=process_set,
+            )
+        if not mine:
+            tensors = _places(optimizer, skeleton, specs)
+        size = sum(spec.bytes for spec in specs)
+        with stall_watch.sending(owner, "in broadcast_optimizer_state", size=size):
+            broadcast_tensors(
+                tensors,
+                specs,
+                root_rank,
+                name="slowmo.optimizer_state",
+                devices={param.device.type: param.device for param in _parameters(optimizer)},
+                process_set=process_set,
+            )
+    return _put_back(skeleton, tensors)
+
+
+def _places(optimizer: DistributedOptimizer, skeleton: Any, specs: Sequence[Spec]) -> list[Tensor]:
+    """Where this rank receives the root's tensors.
+
+    Its own state's, if that has the same tensors and will be taken: that needs no memory. Else new
+    ones, on the CPU, so that a state which is refused changes nothing.
+    """
+    inner = optimizer._inner.state_dict()
+    own: dict[int, Tensor] = {}
+    _pair(skeleton, {**inner, "slowmo": optimizer._outer.state(inner)}, own)
+    same = [own.get(index) for index in range(len(specs))]
+    if _can_receive(same, specs):
+        state = _put_back(skeleton, same)
+        with contextlib.suppress(KeyError, ValueError):
+            optimizer._outer.check(state.pop("slowmo"), state)
+            return same
+    return [torch.empty(spec.shape, dtype=spec.dtype, device="cpu") for spec in specs]
+
+
+def _can_receive(
+    tensors: Sequence[Tensor | None], specs: Sequence[Spec]
+) -> TypeGuard[list[Tensor]]:
+    there = [tensor for tensor in tensors if tensor is not None]
+    memory = [tensor.data_ptr() for tensor in there if tensor.numel()]
+    return (
+        len(there) == len(specs)
+        and all(map(_is_as, there, specs))
+        and len(memory) == len(set(memory))
     )
-    if hvd.rank() != root_rank:
-        tensors = [torch.empty(shape, dtype=dtype) for dtype, shape in specs]
-    received = [
-        _broadcast(tensor, root_rank, f"slowmo.optimizer_state.{index}", process_set)
-        for index, tensor in enumerate(tensors)
-    ]
-    # The root loads too, so that all ranks compare notes alike in their next step.
-    optimizer.load_state_dict(_put_back(skeleton, received))
+
+
+def _is_as(tensor: Tensor, spec: Spec) -> bool:
+    fits = tensor.dtype == spec.dtype and tuple(tensor.shape) == spec.shape
+    return fits and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_contiguous()
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
 
 
 class _Hole:
@@ -67,6 +143,19 @@ def _take_out(value: Any, tensors: list[Tensor]) -> Any:
     return value
 
 
+def _pair(value: Any, own: Any, found: dict[int, Tensor]) -> None:
+    """Find the tensors that stand in ``own`` where ``value`` has holes."""
+    if isinstance(value, _Hole):
+        if isinstance(own, Tensor):
+            found[value.index] = own
+    elif isinstance(value, dict) and isinstance(own, dict):
+        for key, item in value.items():
+            _pair(item, own.get(key), found)
+    elif isinstance(value, list | tuple) and isinstance(own, list | tuple):
+        for item, of_own in zip(value, own, strict=False):
+            _pair(item, of_own, found)
+
+
 def _put_back(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, _Hole):
         return tensors[value.index]
@@ -75,12 +164,3 @@ def _put_back(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_put_back(item, tensors) for item in value)
     return value
-
-
-def _broadcast(tensor: Tensor, root_rank: int, name: str, process_set: Any) -> Tensor:
-    """The root's tensor on every rank, on the CPU: as bytes, since Horovod knows no bfloat16."""
-    contiguous = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    wire = contiguous.view(-1).view(torch.uint8)
-    if wire.numel():
-        hvd.broadcast_(wire, root_rank, name=name, process_set=process_set)
-    return contiguous

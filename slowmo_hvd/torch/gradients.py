@@ -28,6 +28,14 @@ def unscale(optimizer: torch.optim.Optimizer) -> None:
         param.grad.mul_(inverse)
 
 
+def takes_sparse_only(inner: torch.optim.Optimizer) -> bool:
+    """Whether the inner optimizer refuses dense gradients.
+
+    Horovod's ``sparse_as_dense`` makes them dense for its wire, and sparse again for the step.
+    """
+    return isinstance(inner, torch.optim.SparseAdam)
+
+
 def densify(
     optimizer: torch.optim.Optimizer, closure: Callable[[], float] | None
 ) -> Callable[[], float] | None:

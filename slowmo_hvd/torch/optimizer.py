@@ -17,15 +17,17 @@ from slowmo_hvd.core.arguments import (
     check_op,
     check_process_set,
     refuse_gradient_arguments,
+    refuse_late,
 )
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.state import refusal
 from slowmo_hvd.torch import gradients
-from slowmo_hvd.torch.arguments import check_inner, check_names
-from slowmo_hvd.torch.callers import is_initialising_state
+from slowmo_hvd.torch.arguments import check_groups, check_inner, check_names
+from slowmo_hvd.torch.callers import is_distributed_checkpoint, is_initialising_state
 from slowmo_hvd.torch.inner_state import load_inner, unchanged_on_error
+from slowmo_hvd.torch.module_buffers import check_model
 from slowmo_hvd.torch.outer_loop import OuterLoop
 
 _logger = logging.getLogger("slowmo_hvd")
@@ -51,9 +53,18 @@ class DistributedOptimizer(torch.optim.Optimizer):
     optimizer's own, so schedulers, GradScaler, closures and hooks work. Communication happens
     in `step`, `flush` and, to agree on one start, in the first step; nowhere else.
 
+    Parameters may be frozen, thawed, added, removed and replaced, on every rank before the same
+    step: the next one begins with an agreement on what there is. Those with requires_grad=False
+    are neither moved nor sent, and their slow momentum is dropped.
+
     Args:
         optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr".
-        named_parameters: ``model.named_parameters()``; checked as Horovod checks it.
+            One of your own that keeps copies of the weights in its state and steps in them says
+            so by an attribute with the state's keys, such as ``second_copies = ("z",)``: they
+            take part in each sync. Those of schedule-free optimizers are known.
+        named_parameters: ``model.named_parameters()``; checked as Horovod checks it. The ranks
+            compare the names, so that one which lists its parameters in another order is found.
+            Without names two of one shape and dtype are averaged with each other in silence.
         compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire;
             they are scaled to fit. Averaged buffers are not compressed.
         backward_passes_per_step: backward passes before each `step`; their gradients add up.
@@ -61,14 +72,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
         gradient_predivide_factor: only 1.0; SlowMo sends no gradients.
         num_groups: only 0, likewise.
         groups: only None, likewise.
-        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones.
+        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones, unless
+            it is SparseAdam, which takes no others.
         process_set: the ranks that train together. On other ranks the optimizer stays local.
         sync_period: τ, local steps between two averages, >= 1.
         slow_lr: α, the slow learning rate, > 0.
         slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD.
         nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
         buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
-            begins; "auto" resets for SGD and maintains for Adam and all others.
+            begins; "auto" resets for SGD and maintains for Adam and all others. A reset takes
+            back all that a step has left: numbers that the optimizer counts in its groups too.
         warmup_steps: the number of first steps that are each followed by a plain average.
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
@@ -107,7 +120,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     ) -> None:
         # Not super().__init__(): it would replace the inner optimizer's state and groups.
         check_inner(optimizer)
-        check_names(named_parameters, optimizer)
+        named = check_names(named_parameters, optimizer)
         check_op(op, hvd)
         refuse_gradient_arguments(
             gradient_predivide_factor=(gradient_predivide_factor, 1.0),
@@ -129,7 +142,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         check_process_set(process_set, hvd)
         self._inner = optimizer
         self._sparse_as_dense = sparse_as_dense
-        self._outer = OuterLoop(optimizer, config, compression=compression, process_set=process_set)
+        self._outer = OuterLoop(
+            optimizer, config, compression=compression, process_set=process_set, named=named
+        )
         self._make_hooks()
 
     def _make_hooks(self) -> None:
@@ -171,12 +186,35 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise AttributeError(name)
         return getattr(self._inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write what is the inner optimizer's there, if it is not private or GradScaler's.
+
+        Raises:
+            AttributeError: it is a setting of SlowMo's, which cannot change any more.
+        """
+        inner = self.__dict__.get("_inner")
+        ours = name.startswith("_") or name in ("found_inf", "grad_scale") or name in self.__dict__
+        if inner is not None and not ours and not hasattr(type(self), name):
+            if hasattr(inner, name):
+                setattr(inner, name, value)
+                return
+            refuse_late(name, value)
+        super().__setattr__(name, value)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer. Every rank does so before the same step.
 
         Its anchor is taken, from the lowest rank, when the next step begins.
+
+        Raises:
+            ValueError: it has no learning rate, or a parameter of which a rank holds a part.
         """
         self._inner.add_param_group(param_group)
+        try:
+            check_groups(self._inner)
+        except ValueError:
+            self._inner.param_groups.pop()
+            raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the inner optimizer's."""
@@ -223,17 +261,19 @@ class DistributedOptimizer(torch.optim.Optimizer):
             What the inner optimizer's step returns.
 
         Raises:
-            ValueError: in the first step, on every rank, if the ranks do not agree on the
-                configuration, the model or the position.
+            ValueError: in the first step, or where the parameters have changed, on every rank, if
+                the ranks do not agree on the configuration, the model or the position.
+            RuntimeError: in a sync, on every rank, if the ranks are in different ones, or some of
+                them and not all have changed the parameters.
         """
         args: Any = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
-        for pre_hook in self._optimizer_step_pre_hooks.values():
+        for pre_hook in list(self._optimizer_step_pre_hooks.values()):
             changed = pre_hook(self, args, kwargs)
             if changed is not None:
                 args, kwargs = changed
         loss = self._counted_step(*args[1:], **kwargs)
-        for post_hook in self._optimizer_step_post_hooks.values():
+        for post_hook in list(self._optimizer_step_post_hooks.values()):
             post_hook(self, args, kwargs)
         return loss
 
@@ -241,8 +281,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
     step.hooked = True
 
     def _counted_step(self, closure: Callable[[], float] | None = None) -> float | None:
-        if not self._inner.state and is_initialising_state():
-            return self._local_step(closure)  # on this rank alone, with zeros: no step of ours
+        if not self._inner.state and is_initialising_state():  # on this rank alone, with zeros
+            return None if is_distributed_checkpoint() else self._local_step(closure)
         self._outer.before_step()
         lrs = [group["lr"] for group in self.param_groups]
         loss = self._local_step(closure)
@@ -253,17 +293,28 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if gradients.overflowed(self):
             return None
         gradients.unscale(self)
-        if self._sparse_as_dense:
+        if self._sparse_as_dense and not gradients.takes_sparse_only(self._inner):
             closure = gradients.densify(self, closure)
         return self._inner.step() if closure is None else self._inner.step(closure)
 
-    def flush(self) -> None:
+    def flush(self, model: torch.nn.Module | None = None) -> None:
         """End the window early, with a sync as at its end, so that all ranks hold one model.
 
-        For saving and evaluation: training goes on with a fresh window. At a window's start it
-        does nothing. A collective: every rank calls it after the same step.
+        For saving and evaluation: training goes on with a fresh window. The running statistics of
+        ``model`` (BatchNorm's), which are each worker's own while it trains, become their mean over
+        the workers where they are finite. A collective: every rank calls it after the same step.
+        At a window's start it averages the statistics alone, and without a model does nothing. A
+        schedule-free optimizer may be in either mode, ``train()`` or ``eval()``.
+
+        Args:
+            model: whose persistent floating-point buffers to average, the same on every rank.
+
+        Raises:
+            TypeError: ``model`` is no module.
+            ValueError: on every rank, if the ranks' models differ in their buffers.
         """
-        self._outer.flush()
+        check_model(model)
+        self._outer.flush(model)
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> RemovableHandle:
         """Have ``hook(record)`` called after each sync, for a logger.
@@ -295,12 +346,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
         Builtins and tensors only, so that ``torch.load(weights_only=True)`` reads it. The
         tensors are the live ones, as in torch: copy them if training goes on before they are
         saved. `slowmo_hvd.core.state` describes the slow state.
+
+        Raises:
+            RuntimeError: torch's ``get_optimizer_state_dict`` or ``get_state_dict`` calls, which
+                would drop the slow state; or a sync of this optimizer was broken off.
         """
-        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+        _refuse_distributed_checkpoint()
+        for pre_hook in list(self._optimizer_state_dict_pre_hooks.values()):
             pre_hook(self)
         state: dict[str, Any] = dict(self._inner.state_dict())
         state["slowmo"] = self._outer.state(state)
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
+        for post_hook in list(self._optimizer_state_dict_post_hooks.values()):
             changed = post_hook(self, state)
             if changed is not None:
                 state = changed
@@ -317,9 +373,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: the state does not fit this optimizer; nothing has changed.
+            RuntimeError: torch's ``set_optimizer_state_dict`` or ``set_state_dict`` calls.
         """
+        _refuse_distributed_checkpoint()
         state_dict = _as_dict(state_dict)
-        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+        for pre_hook in list(self._optimizer_load_state_dict_pre_hooks.values()):
             changed = pre_hook(self, state_dict)
             if changed is not None:
                 state_dict = _as_dict(changed)
@@ -332,7 +390,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._outer.load(saved)
         if fresh:
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+        for post_hook in list(self._optimizer_load_state_dict_post_hooks.values()):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -352,3 +410,13 @@ def _as_dict(state_dict: Any) -> dict[str, Any]:
     if not isinstance(state_dict, Mapping):
         raise refusal(f"it is a {type(state_dict).__name__}, not what state_dict() returned")
     return dict(state_dict)
+
+
+def _refuse_distributed_checkpoint() -> None:
+    # After DCP's own call of step() to fill an empty state, or the learning rate would stay at 0.
+    if is_distributed_checkpoint():
+        raise RuntimeError(
+            "torch.distributed.checkpoint.state_dict would drop SlowMo's slow state: save "
+            "optimizer.state_dict() by torch.save, and load that by optimizer.load_state_dict; a "
+            "bare optimizer's checkpoint goes into that optimizer before it is wrapped"
+        )

@@ -5,7 +5,7 @@ momentum; and one for the displacements on the wire, on a GPU only while a sync 
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,13 @@ def slow_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+class Form(NamedTuple):
+    """What a parameter was when its place in a bucket was made; `real` of it, to be exact."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
 class Bucket:
     """The parameters of one device and slow dtype, end to end in one flat tensor.
 
@@ -34,6 +41,7 @@ class Bucket:
         self.device = device
         self.dtype = dtype
         self.params: dict[int, Tensor] = {}  # by position in the optimizer
+        self.forms: dict[int, Form] = {}
         self.group_sizes: dict[int, int] = {}  # elements
         self.anchor = torch.empty(0)
         self.momentum: Tensor | None = None
@@ -46,6 +54,7 @@ class Bucket:
     def add(self, position: int, param: Tensor, group: int) -> None:
         """Append a parameter of parameter group ``group``."""
         self.params[position] = param
+        self.forms[position] = Form(real(param).shape, real(param).dtype)
         self.group_sizes[group] = self.group_sizes.get(group, 0) + real(param).numel()
 
     def allocate(self, *, with_momentum: bool) -> None:
@@ -85,37 +94,47 @@ class Bucket:
         """Every parameter's position, the parameter, and its part of ``flat`` in its shape."""
         start = 0
         for position, param in self.params.items():
-            param = real(param)
-            yield position, param, flat[start : start + param.numel()].view(param.shape)
-            start += param.numel()
+            shape = self.forms[position].shape
+            yield position, real(param), flat[start : start + shape.numel()].view(shape)
+            start += shape.numel()
 
 
 class SlowModel:
-    """Anchor and slow momentum of all parameters, and the arithmetic of one outer step.
+    """Anchor and slow momentum of the trained parameters, and the arithmetic of one outer step.
 
     Holds no counters, knows no schedule and never communicates: the optimizer asks it for the
     displacements, has them summed over the workers, and gives the sums back to `apply`.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Tensor]], *, with_momentum: bool) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Tensor]],
+        trained: Collection[int],
+        *,
+        with_momentum: bool,
+    ) -> None:
         """Take the parameters' values as the anchor; u_0 = 0.
 
         Args:
             groups: the parameters of each parameter group.
+            trained: the positions of those to hold.
             with_momentum: whether there is a u to keep, that is β > 0.
         """
         buckets: dict[tuple[torch.device, torch.dtype], Bucket] = {}
-        position = 0
-        for index, group in enumerate(groups):
-            for param in group:
+        in_order = [(index, param) for index, group in enumerate(groups) for param in group]
+        held = set(trained)
+        for position, (index, param) in enumerate(in_order):
+            if position in held:
                 key = (param.device, slow_dtype(real(param).dtype))
                 buckets.setdefault(key, Bucket(*key)).add(position, param, index)
-                position += 1
+        if not buckets:  # one without elements: the figures of a sync travel at its end
+            device = in_order[0][1].device if in_order else torch.device("cpu")
+            buckets[device, torch.float32] = Bucket(device, torch.float32)
         self.buckets = list(buckets.values())
         for bucket in self.buckets:
             bucket.allocate(with_momentum=with_momentum)
 
-    def displacements(self, spare: int) -> list[Tensor]:
+    def displacements(self, spare: int, *, zero: bool = False) -> list[Tensor]:
         """d^i = x_{t,0} - x^i of this worker, flat, one tensor a bucket.
 
         Half-precision parameters started the window from the anchor rounded to their dtype, so
@@ -124,10 +143,14 @@ class SlowModel:
 
         Args:
             spare: room left at the end of the first tensor, for figures that travel along.
+            zero: give zeros instead, and in that room too.
         """
         flats: list[Tensor] = []
         for bucket in self.buckets:
             flat = bucket.wire(spare if not flats else 0)
+            if zero:
+                flats.append(flat.zero_())
+                continue
             starts = bucket.views(bucket.anchor)
             for (_, param, anchor), (_, _, out) in zip(starts, bucket.views(flat), strict=True):
                 start = anchor if param.dtype == anchor.dtype else anchor.to(param.dtype)
@@ -173,13 +196,28 @@ class SlowModel:
                 if position in positions:
                     param.copy_(anchor)
 
-    def inherit(self, old: "SlowModel") -> None:
-        """Take over what ``old`` holds of the parameters that both have."""
+    def inherit(self, old: "SlowModel") -> set[int]:
+        """Take over what ``old`` holds of the parameters that both have; return their positions.
+
+        Where a parameter has got another dtype since, the anchor is what the old dtype could hold
+        of it: from there the parameter started its window, and goes on with all of its digits.
+        """
         there = {id(param): position for position, param in old.params().items()}
-        for ours, theirs in ((self.anchors(), old.anchors()), (self.momenta(), old.momenta())):
-            for position, param in self.params().items():
-                if id(param) in there and position in ours:
-                    ours[position].copy_(theirs[there[id(param)]])
+        forms, old_forms = self._forms(), old._forms()
+        anchors, old_anchors = self.anchors(), old.anchors()
+        momenta, old_momenta = self.momenta(), old.momenta()
+        taken = set()
+        for position, param in self.params().items():
+            place = there.get(id(param))
+            if place is None or forms[position].shape != old_forms[place].shape:
+                continue
+            taken.add(position)
+            anchor, dtype = old_anchors[place], old_forms[place].dtype
+            same = forms[position].dtype == dtype
+            anchors[position].copy_(anchor if same else anchor.to(dtype))
+            if position in momenta and place in old_momenta:
+                momenta[position].copy_(old_momenta[place])
+        return taken
 
     def load(self, anchors: Mapping[int, Tensor], momenta: Mapping[int, Tensor]) -> None:
         """Copy saved tensors in, by the parameter's position."""
@@ -187,9 +225,17 @@ class SlowModel:
             for position, tensor in ours.items():
                 tensor.copy_(saved[position])
 
+    def holds(self, anchors: Mapping[int, Tensor], momenta: Mapping[int, Tensor]) -> bool:
+        """Whether these are its own, not copies of them."""
+        pairs = ((self.anchors(), anchors), (self.momenta(), momenta))
+        return all(_memory(ours) == _memory(theirs) for ours, theirs in pairs)
+
     def params(self) -> dict[int, Tensor]:
         """The parameters by position."""
         return {where: param for bucket in self.buckets for where, param in bucket.params.items()}
+
+    def _forms(self) -> dict[int, Form]:
+        return {where: form for bucket in self.buckets for where, form in bucket.forms.items()}
 
     def anchors(self) -> dict[int, Tensor]:
         """x_{t,0} by the parameter's position; views, not copies."""
@@ -207,3 +253,7 @@ class SlowModel:
             if bucket.momentum is not None
             for position, _, view in bucket.views(bucket.momentum)
         }
+
+
+def _memory(tensors: Mapping[int, Tensor]) -> dict[int, tuple[int, torch.Size]]:
+    return {position: (tensor.data_ptr(), tensor.shape) for position, tensor in tensors.items()}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from slowmo_hvd.build_horovod import __main__ as command
 from slowmo_hvd.build_horovod import cache
 from slowmo_hvd.build_horovod.cache import cache_folder, cache_key, cached_wheel
 from slowmo_hvd.build_horovod.environment import Frameworks
@@ -14,11 +15,12 @@ class FakeBuilder:
 
     def __init__(self, folder: Path) -> None:
         self.calls = 0
+        self.version = "0.28.1"
         self._folder = folder
 
     def __call__(self) -> Path:
         self.calls += 1
-        wheel = self._folder / "horovod-0.28.1-cp311-cp311-linux_x86_64.whl"
+        wheel = self._folder / f"horovod-{self.version}-cp311-cp311-linux_x86_64.whl"
         wheel.write_text(f"build {self.calls}")
         return wheel
 
@@ -33,10 +35,14 @@ def test_the_key_names_all_that_a_wheel_depends_on(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cache, "PATCH_LEVEL", 7)
     python = "cp311-linux_x86_64"
     torch, both = Frameworks("2.13.0+cpu", None), Frameworks("2.13.0+cpu", "2.21.0")
-    assert cache_key(python, torch, "cpu") == "cp311-linux_x86_64-torch2.13.0+cpu-cpu-p7"
-    assert cache_key(python, both, "cpu") == "cp311-linux_x86_64-torch2.13.0+cpu-tf2.21.0-cpu-p7"
-    assert cache_key(python, Frameworks(None, "2.21.0"), "cpu") == (
-        "cp311-linux_x86_64-tf2.21.0-cpu-p7"
+    assert cache_key("0.28.1", python, torch, "cpu") == (
+        "horovod0.28.1-cp311-linux_x86_64-torch2.13.0+cpu-cpu-p7"
+    )
+    assert cache_key("0.28.1", python, both, "cpu") == (
+        "horovod0.28.1-cp311-linux_x86_64-torch2.13.0+cpu-tf2.21.0-cpu-p7"
+    )
+    assert cache_key("0.29.0", python, Frameworks(None, "2.21.0"), "cpu") == (
+        "horovod0.29.0-cp311-linux_x86_64-tf2.21.0-cpu-p7"
     )
 
 
@@ -63,6 +69,31 @@ def test_a_wheel_is_built_once(tmp_path: Path, builder: FakeBuilder) -> None:
 def test_force_builds_again(tmp_path: Path, builder: FakeBuilder) -> None:
     cached_wheel(tmp_path / "key", builder)
     assert cached_wheel(tmp_path / "key", builder, force=True).read_text() == "build 2"
+
+
+def test_a_wheel_of_another_name_takes_the_old_ones_place(
+    tmp_path: Path, builder: FakeBuilder
+) -> None:
+    cached_wheel(tmp_path / "key", builder)
+    builder.version = "0.29.0"
+    new = cached_wheel(tmp_path / "key", builder, force=True)
+    assert cached_wheel(tmp_path / "key", builder) == new
+    assert new.name.startswith("horovod-0.29.0-")
+    kept = {path.name for path in (tmp_path / "key").iterdir()}
+    assert kept == {"lock", new.name, f"{new.name}.sha256"}
+
+
+def test_the_command_looks_for_the_version_that_it_names(
+    tmp_path: Path, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(command, "require_tools", lambda: None)
+    monkeypatch.setattr(command, "build_wheel", lambda *_, **__: builder())
+    for version, wheels in (("0.28.1", 1), ("0.29.0", 2), ("0.28.1", 2)):
+        monkeypatch.setattr(command, "VERSION", version)
+        builder.version = version
+        assert command.main(["--no-install", "--cpu"]) == 0
+        assert builder.calls == wheels
 
 
 def test_a_damaged_wheel_is_built_again(

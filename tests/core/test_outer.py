@@ -39,7 +39,7 @@ def test_one_nesterov_step_by_hand() -> None:
     assert apply(step, 10.0, 3.0, 2.0) == (3.625, 9.5)
 
 
-@pytest.mark.parametrize("gamma", [1e-30, 1e-6, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize("gamma", [1e-30, 1e-6, 0.1, 1.0, 30.0, -1e-30, -0.1, -30.0])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.5), (0.7, 0.9), (2.0, 0.1)])
 def test_the_coefficients_are_the_papers_lines(
@@ -61,7 +61,10 @@ def test_the_warm_ups_step_is_the_mean_and_leaves_the_momentum() -> None:
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("gamma", [0.0, sys.float_info.min, math.nextafter(SMALLEST_GAMMA, 0)])
+@pytest.mark.parametrize(
+    "gamma",
+    [0.0, sys.float_info.min, math.nextafter(SMALLEST_GAMMA, 0), -sys.float_info.min],
+)
 def test_at_gamma_zero_the_displacement_is_kept_and_the_momentum_waits(
     gamma: float, nesterov: bool
 ) -> None:
@@ -71,9 +74,10 @@ def test_at_gamma_zero_the_displacement_is_kept_and_the_momentum_waits(
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_at_the_smallest_gamma_every_coefficient_fits_a_float32(nesterov: bool) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_at_the_smallest_gamma_every_coefficient_fits_a_float32(nesterov: bool, sign: int) -> None:
     config = SlowMoConfig(slow_momentum=0.9, nesterov=nesterov)
-    step = outer_step(config, SMALLEST_GAMMA)
+    step = outer_step(config, sign * SMALLEST_GAMMA)
     with np.errstate(all="raise"):
         assert all(np.isfinite(np.float32(value)) for value in step)
-    assert step.gain == 2.0**126
+    assert step.gain == sign * 2.0**126

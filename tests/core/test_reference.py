@@ -49,6 +49,12 @@ def path(states: list[State], worker: int) -> list[float]:
 # ---- by hand -------------------------------------------------------------------------------
 
 
+def test_a_negative_learning_rate_is_the_mirror_image() -> None:
+    states = by_hand(SlowMoConfig(sync_period=2, slow_momentum=0.5), 6, lr=lambda step: [-0.5])
+    assert path(states, 0) == [10.5, 12, 12.5, 15, 15.5, 18.5]
+    assert [float(state.momentum[0]) for state in states] == [0, 4, 4, 6, 6, 7]
+
+
 def test_two_workers_by_hand() -> None:
     # d̄ is 2 in each window, so d̄/γ is 4 and u = 4, 6, 7; x falls by γu = 2, 3, 3.5.
     states = by_hand(SlowMoConfig(sync_period=2, slow_momentum=0.5), 6)

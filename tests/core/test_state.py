@@ -22,7 +22,8 @@ from slowmo_hvd.core.state import (
 )
 
 CONFIG = SlowMoConfig(sync_period=4, slow_momentum=0.5, slow_lr=0.75, warmup_steps=2)
-SHAPES = [(3,), (2, 2)]
+SHAPES = [(3,), (2, 2), (4,)]
+FROZEN = [2]
 
 
 def inner_of(optimizer: str, shapes: list[tuple[int, ...]], state: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ INNER = inner_of("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(3)}}, "lr": 0.
 
 
 def tensors() -> dict[int, Any]:
-    return {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES)}
+    return {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES[:2])}
 
 
 def state(config: SlowMoConfig = CONFIG, **changes: Any) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def state(config: SlowMoConfig = CONFIG, **changes: Any) -> dict[str, Any]:
     schedule = Schedule(config.sync_period, config.warmup_steps, step=17, window=3, position=3)
     rates = [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
     momentum = tensors() if config.slow_momentum > 0 else {}
-    return pack_state(config, schedule, rates, tensors(), momentum, INNER) | changes
+    return pack_state(config, schedule, rates, tensors(), momentum, INNER, FROZEN) | changes
 
 
 def fault(position: int, tensor: Any) -> str | None:
@@ -68,7 +69,7 @@ def test_a_state_is_good_and_gives_back_every_counter() -> None:
     rates = unpack_counters(saved, schedule)
     assert schedule == Schedule(4, 2, step=17, window=3, position=3)
     assert rates == [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
-    again = pack_state(CONFIG, schedule, rates, saved["anchor"], saved["momentum"], INNER)
+    again = pack_state(CONFIG, schedule, rates, saved["anchor"], saved["momentum"], INNER, FROZEN)
     assert again == saved
 
 
@@ -106,7 +107,21 @@ def test_a_state_saved_after_two_syncs_that_failed_is_good() -> None:
     for _ in range(CONFIG.sync_period + 1):
         schedule.tick()
     rates = [MeanLearningRate(0.5, schedule.position)] * 2
-    check(pack_state(CONFIG, schedule, rates, tensors(), tensors(), INNER))
+    check(pack_state(CONFIG, schedule, rates, tensors(), tensors(), INNER, FROZEN))
+
+
+def test_a_state_of_frozen_parameters_only_is_good() -> None:
+    rates = [MeanLearningRate()] * 2
+    check(pack_state(CONFIG, Schedule(4, 2, step=3, window=1), rates, {}, {}, INNER, [0, 1, 2]))
+
+
+def test_a_state_of_version_1_is_good_without_saying_what_is_frozen() -> None:
+    everyones = {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES)}
+    saved = state(version=1, anchor=everyones, momentum=everyones)
+    del saved["frozen"]
+    check(saved)
+    saved["frozen"] = []
+    assert "its keys are" in complaint(saved)
 
 
 # ---- damaged ---------------------------------------------------------------------------------
@@ -261,8 +276,11 @@ def test_tensors_with_what_the_adapter_objects_to_are_refused(name: str, value: 
     ("other", "words"),
     [
         (inner_of("Adam", SHAPES, {}), "saved with 'Adam' as the inner optimizer"),
-        (inner_of("SGD", [(3,)], {}), "it is not of 2 parameters"),
-        (inner_of("SGD", [(3,), (4,)], {}), "parameter 1 has shape [2, 2], and [4] was saved"),
+        (inner_of("SGD", [(3,)], {}), "it is not of 3 parameters"),
+        (
+            inner_of("SGD", [(3,), (4,), (4,)], {}),
+            "parameter 1 has shape [2, 2], and [4] was saved",
+        ),
         (inner_of("SGD", SHAPES, {"state": {}, "lr": 0.5}), "the inner state['state'] has the"),
         (
             inner_of("SGD", SHAPES, {"state": {0: {"buffer": np.zeros(4)}}, "lr": 0.5}),
@@ -276,6 +294,17 @@ def test_tensors_with_what_the_adapter_objects_to_are_refused(name: str, value: 
 )
 def test_an_inner_state_of_another_form_than_the_saved_is_refused(other: Any, words: str) -> None:
     assert words in complaint(state(inner=other))
+
+
+@pytest.mark.parametrize("frozen", [[0], [0, 1, 2], [2, 2], [3], [-1], [True], [2.0], (2,)])
+def test_another_list_of_frozen_parameters_is_refused(frozen: Any) -> None:
+    complaint(state(frozen=frozen))
+
+
+def test_frozen_parameters_beside_others_without_an_anchor_are_refused() -> None:
+    rates = [MeanLearningRate()] * 2
+    saved = pack_state(CONFIG, Schedule(4, 2), rates, {}, {}, INNER, FROZEN)
+    assert "no anchor of the others" in complaint(saved)
 
 
 def test_a_momentum_without_an_anchor_is_refused() -> None:

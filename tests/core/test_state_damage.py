@@ -13,7 +13,8 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
 
 CONFIG = SlowMoConfig(sync_period=4, slow_momentum=0.5, warmup_steps=2)
-SHAPES = [(3,), (2, 2)]
+SHAPES = [(3,), (2, 2), (4,)]
+FROZEN = [2]
 INNER_STATE = {
     "state": {0: {"m": np.ones(3), "step": 4}, 1: {"m": np.ones((2, 2)), "step": 4}},
     "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0, 1], "foreach": None}],
@@ -21,7 +22,7 @@ INNER_STATE = {
 
 
 def tensors() -> dict[int, Any]:
-    return {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES)}
+    return {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES[:2])}
 
 
 def inner_of(state: Any) -> dict[str, Any]:
@@ -31,7 +32,8 @@ def inner_of(state: Any) -> dict[str, Any]:
 def whole() -> dict[str, Any]:
     schedule = Schedule(4, 2, step=17, window=3, position=3)
     rates = [MeanLearningRate(0.375, 3)]
-    slow = pack_state(CONFIG, schedule, rates, tensors(), tensors(), inner_of(INNER_STATE))
+    inner = inner_of(INNER_STATE)
+    slow = pack_state(CONFIG, schedule, rates, tensors(), tensors(), inner, FROZEN)
     return copy.deepcopy({**INNER_STATE, "slowmo": slow})
 
 
@@ -76,7 +78,13 @@ def load(state: Any) -> bool:
         schedule = Schedule(4, 2)
         rates = unpack_counters(slow, schedule)
         again = pack_state(
-            CONFIG, schedule, rates, slow["anchor"], slow["momentum"], inner_of(inner)
+            CONFIG,
+            schedule,
+            rates,
+            slow["anchor"],
+            slow["momentum"],
+            inner_of(inner),
+            slow["frozen"],
         )
         assert same(again, kept["slowmo"])
     assert same(state, kept)  # a check changes nothing

@@ -8,11 +8,9 @@ import pytest
 import torch
 from launch import horovodrun, run
 
-LIMIT = 200  # seconds for one start, on a machine that is busy
-
 
 def example(name: str, *arguments: str, succeeds: bool = True) -> str:
-    result = horovodrun(2, f"examples/{name}", *arguments, timeout=LIMIT)
+    result = horovodrun(2, f"examples/{name}", *arguments)
     assert (result.returncode == 0) is succeeds, result.stdout
     return result.stdout
 
@@ -21,7 +19,6 @@ def figures(pattern: str, output: str) -> list[float]:
     return [float(figure) for figure in re.findall(pattern, output)]
 
 
-@pytest.mark.limit(LIMIT + 10)
 def test_digits_are_learnt() -> None:
     output = example("torch_digits.py", "--epochs", "10", "--lr", "0.1")
     losses = figures(r"loss (\S+)", output)
@@ -30,7 +27,6 @@ def test_digits_are_learnt() -> None:
     assert figures(r"accuracy (\S+)%", output)[-1] > 90
 
 
-@pytest.mark.limit(LIMIT + 10)
 def test_digits_are_learnt_with_keras_fit(tmp_path: Path) -> None:
     saved = tmp_path / "digits.keras"
     output = example("keras_digits.py", "--epochs", "10", "--save", str(saved))
@@ -42,7 +38,6 @@ def test_digits_are_learnt_with_keras_fit(tmp_path: Path) -> None:
     assert saved.stat().st_size > 50_000
 
 
-@pytest.mark.limit(LIMIT + 10)
 def test_digits_are_learnt_with_a_gradient_tape() -> None:
     output = example("tensorflow_digits.py", "--epochs", "10")
     losses = figures(r"loss (\S+)", output)
@@ -51,14 +46,12 @@ def test_digits_are_learnt_with_a_gradient_tape() -> None:
     assert figures(r"accuracy (\S+)%", output)[-1] > 90
 
 
-@pytest.mark.limit(LIMIT + 10)
 def test_the_language_model_learns_what_python_looks_like() -> None:
     output = example("torch_language_model.py", "--steps", "100", "--width", "48", "--layers", "1")
     (bits,) = figures(r"test (\S+) bits", output)
     assert bits < 4.6  # what knowing how often each byte occurs would give
 
 
-@pytest.mark.limit(3 * LIMIT + 10)
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     def resume(name: str, *arguments: str, succeeds: bool = True) -> str:
         options = ["--epochs", "4", "--checkpoint", str(tmp_path / name)]
@@ -87,11 +80,10 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(tmp_pat
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.limit(2 * LIMIT + 10)
 def test_the_demo_ends_with_a_table_for_each_framework_and_a_plot(tmp_path: Path) -> None:
     plot = tmp_path / "demo.png"
     small = ["--seeds", "1", "--epochs", "4", "--slow-momentum", "0.5", "--plot", str(plot)]
-    result = run([executable, "examples/demo.py", *small], timeout=2 * LIMIT)
+    result = run([executable, "examples/demo.py", *small])
     assert result.returncode == 0, result.stdout
     rows = re.findall(r"^(\S.*?)  +(\S+)  +(\S+)  +(\S+)  +(\S+)  +(\S+)$", result.stdout, re.M)
     table = [(name, [float(figure) for figure in row]) for name, *row in rows]

@@ -32,7 +32,8 @@ def test_the_others_go_on_without_it_and_it_goes_on_with_them(who: str, gradient
     assert math.isfinite(record.drift)
     assert [str(warning.message) for warning in caught] == [
         f"after 2 steps the weights of rank {broken} are not finite: left out of the average, to "
-        "go on from the others' with fresh buffers of the inner optimizer"
+        "go on from the others' with fresh buffers of the inner optimizer; flush(model) also mends "
+        "the model's own statistics, such as BatchNorm's"
     ]
 
 

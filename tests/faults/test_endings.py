@@ -3,8 +3,6 @@
 import pytest
 from jobs import job
 
-pytestmark = pytest.mark.limit(90)
-
 SCRIPT = """
 import faulthandler
 import os

@@ -1,11 +1,9 @@
 """A short form of benchmarks/soak.py: memory stays flat, and the ranks hold one anchor."""
 
 import framework
-import pytest
 from launch import horovodrun
 
 
-@pytest.mark.limit(90)
 def test_memory_is_flat_and_all_ranks_end_with_one_anchor() -> None:
     done = horovodrun(
         2,
@@ -15,7 +13,6 @@ def test_memory_is_flat_and_all_ranks_end_with_one_anchor() -> None:
         framework.current(),
         "--steps",
         "2000",
-        timeout=80,
     )
     assert done.returncode == 0, done.stdout
     assert "anchors equal bit for bit on all ranks" in done.stdout

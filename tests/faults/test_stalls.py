@@ -1,10 +1,8 @@
 """Ranks that wait for one that does not come say why and what to do, and end."""
 
 import framework
-import pytest
 from jobs import job
 
-pytestmark = pytest.mark.limit(90)
 SOON = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "2", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "5"}
 
 

@@ -178,6 +178,23 @@ def test_the_record_of_a_sync_by_hand() -> None:
 
 
 @pytest.mark.ranks(2)
+def test_a_hook_that_takes_itself_back_is_called_once_and_the_others_always() -> None:
+    weight = tf.Variable([0.0])
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.5), sync_period=1)
+    seen: list[str] = []
+
+    def once(record: hvd.SyncRecord) -> None:
+        seen.append("once")
+        handle.remove()
+
+    handle = optimizer.register_sync_hook(once)
+    optimizer.register_sync_hook(lambda record: seen.append("always"))
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.ones([1]), weight)])
+    assert seen == ["once", "always", "always"]
+
+
+@pytest.mark.ranks(2)
 def test_a_hook_sees_the_model_after_the_sync() -> None:
     model = mlp()
     optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), sync_period=2)

@@ -128,3 +128,44 @@ def test_a_second_copy_of_the_weights_follows_them(name: str, strategy: str) -> 
     assert 0.5 < synced < 1
     step_with(optimizer, (0.0, weight))
     assert weight.numpy().item() == pytest.approx(synced, abs=1e-6)
+
+
+class FromACopy(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """An optimizer of the user's own that steps in a copy, and says so."""
+
+    second_copies = ("fasts",)
+
+    def build(self, variables: list[Any]) -> None:
+        if not self.built:
+            super().build(variables)
+            self.fasts = self.add_optimizer_variables(variables, "fast")
+            for fast, variable in zip(self.fasts, variables, strict=True):
+                fast.assign(variable)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        fast = self.fasts[self._get_variable_index(variable)]
+        self.assign_sub(fast, learning_rate * gradient)
+        self.assign(variable, fast)
+
+
+@RANKS
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_optimizer_of_the_users_own_names_its_copies(strategy: str) -> None:
+    weight = number(0.0)
+    optimizer = hvd.DistributedOptimizer(
+        FromACopy(1.0), sync_period=1, slow_lr=0.5, buffers=strategy
+    )
+    step_with(optimizer, (1.0 + hvd.rank(), weight))
+    synced = -0.5 if hvd.size() == 1 else -0.75
+    assert weight.numpy().item() == synced
+    step_with(optimizer, (0.0, weight))  # with the slow momentum of the first
+    assert weight.numpy().item() == 1.5 * synced
+
+
+@pytest.mark.ranks(1)
+def test_what_it_names_must_be_names() -> None:
+    inner = FromACopy(1.0)
+    inner.second_copies = "fasts"
+    optimizer = hvd.DistributedOptimizer(inner)
+    with pytest.raises(TypeError, match=r"FromACopy.second_copies must be a tuple .* got 'fasts'"):
+        step_with(optimizer, (1.0, number(0.0)))

@@ -1,6 +1,7 @@
 """Whatever Horovod's modules offer is offered here, and what Keras 3 broke of it works."""
 
 import importlib
+import inspect
 import sys
 from types import ModuleType
 
@@ -69,6 +70,18 @@ def test_the_submodules_have_every_class_of_horovods(package: str, name: str) ->
     not_exported = {"HorovodInternalError", "ObjectState"}
     assert of_horovod - public(ours) <= not_exported
     assert getattr(sys.modules[f"slowmo_hvd.{package}"], name) is ours
+
+
+def test_each_of_horovods_callbacks_is_ours_and_takes_the_same_arguments() -> None:
+    theirs = importlib.import_module("horovod.tensorflow.keras.callbacks")
+    names = [name for name, value in vars(theirs).items() if isinstance(value, type)]
+    assert len(names) == 5
+    for name in names:
+        ours = getattr(slowmo_hvd.tensorflow.keras.callbacks, name)
+        assert ours.__module__.startswith("slowmo_hvd.tensorflow.keras.callbacks.")
+        assert inspect.signature(ours).parameters.keys() == (
+            inspect.signature(getattr(theirs, name)).parameters.keys()
+        )
 
 
 def test_horovods_submodules_are_found_under_this_name() -> None:

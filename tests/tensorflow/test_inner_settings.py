@@ -1,6 +1,7 @@
 """What is set on the inner optimizer works as it does without SlowMo, in each local step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -139,3 +140,82 @@ def test_the_learning_rate_and_other_settings_are_the_inner_optimizers() -> None
     model.compile(optimizer=optimizer, loss="mse")
     fit(model, range(3))
     assert int(optimizer.iterations) == int(inner.iterations) == 3
+
+
+# ---- settings written to the outer optimizer -----------------------------------------------
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    ("inner", "name", "values"),
+    [
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.9), "momentum", (0.5, 0.0)),
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.9), "nesterov", (True, False)),
+        (lambda: keras.optimizers.Adam(0.1), "beta_1", (0.5, 0.1)),
+        (lambda: keras.optimizers.AdamW(0.1), "weight_decay", (0.3, 0.0)),
+        (lambda: keras.optimizers.SGD(0.1, clipnorm=1.0), "clipnorm", (0.1, None)),
+        (lambda: keras.optimizers.SGD(0.1), "loss_scale_factor", (4.0, 2.0)),
+        (lambda: keras.optimizers.SGD(0.1), "use_ema", (True,)),
+        (lambda: keras.optimizers.SGD(0.1), "gradient_accumulation_steps", (2,)),
+    ],
+)
+def test_a_setting_that_is_written_reads_and_works_as_in_bare_keras(
+    inner: Callable[[], keras.optimizers.Optimizer], name: str, values: tuple[Any, ...]
+) -> None:
+    """Before the first step, and in the middle of an eager loop."""
+    ends = []
+    for wrap in (lambda bare: bare, lambda bare: hvd.DistributedOptimizer(bare, sync_period=100)):
+        bare, model = inner(), mlp()
+        optimizer = wrap(bare)
+        for start, value in enumerate(values):
+            setattr(optimizer, name, value)
+            assert getattr(optimizer, name) == getattr(bare, name) == value
+            train(model, optimizer, range(2 * start, 2 * start + 2), graph=False)
+        bare.finalize_variable_values(model.trainable_variables)
+        ends.append(weights(model))
+    assert same(*ends)
+
+
+@pytest.mark.ranks(2)
+def test_a_setting_reaches_the_optimizer_inside_a_loss_scale_optimizer() -> None:
+    inner = keras.optimizers.SGD(0.5, momentum=0.9)
+    scaled = keras.optimizers.LossScaleOptimizer(inner)
+    optimizer = hvd.DistributedOptimizer(scaled)
+    optimizer.momentum, optimizer.clipnorm, optimizer.dynamic_growth_steps = 0.25, 2.0, 7
+    assert (inner.momentum, inner.clipnorm, scaled.dynamic_growth_steps) == (0.25, 2.0, 7)
+    assert (optimizer.momentum, optimizer.clipnorm, optimizer.dynamic_growth_steps) == (0.25, 2, 7)
+    optimizer.seen = 3  # no setting of any optimizer's
+    assert optimizer.seen == 3
+    assert not hasattr(inner, "seen")
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("name", ["momentum", "clipnorm", "learning_rate"])
+def test_a_setting_of_several_optimizers_is_refused(name: str) -> None:
+    sgd, adam = keras.optimizers.SGD(0.5, momentum=0.9), keras.optimizers.Adam(0.1)
+    mapping = keras.optimizers.OptimizerMap(adam, {".*/kernel": sgd})
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.MultiOptimizer(mapping))
+    with pytest.raises(AttributeError, match=r"(?i)set (it|the learning rate) on .*optimizers"):
+        setattr(optimizer, name, 0.25)
+    assert sgd.momentum == 0.9
+
+
+@pytest.mark.ranks(2)
+def test_what_the_windows_count_on_cannot_change() -> None:
+    weight = number(0.0)
+    optimizer = hvd.DistributedOptimizer(
+        keras.optimizers.SGD(0.5, gradient_accumulation_steps=2), sync_period=2
+    )
+    with pytest.raises(AttributeError, match="sync_period cannot change once the optimizer is"):
+        optimizer.sync_period = 4
+    with pytest.raises(AttributeError, match="backward_passes_per_step cannot change from 1 to 2"):
+        optimizer.backward_passes_per_step = 2
+    optimizer.gradient_accumulation_steps = 3
+    step_with(optimizer, (1.0, weight))
+    optimizer.gradient_accumulation_steps = 3
+    with pytest.raises(AttributeError, match="gradient_accumulation_steps cannot change from 3 to"):
+        optimizer.gradient_accumulation_steps = 2
+    for _ in range(5):
+        step_with(optimizer, (1.0, weight))
+    assert optimizer.sync_stats.last.step == 2
+    assert weight.numpy() == [-1.0]

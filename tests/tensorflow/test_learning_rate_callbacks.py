@@ -9,20 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from one_weight import MODES, product
 from ranks import by_rank
 
 import slowmo_hvd.tensorflow.keras as hvd
-
-#: How Keras runs the training step.
-MODES: dict[str, dict[str, Any]] = {
-    "graph": {},
-    "eager": {"run_eagerly": True},
-    "several": {"steps_per_execution": 2},
-}
-
-
-def product(y_true: Any, y_pred: Any) -> Any:
-    return keras.ops.mean(y_true * y_pred)
 
 
 def model_with(optimizer: keras.optimizers.Optimizer, shape: int = 1, **mode: Any) -> keras.Model:

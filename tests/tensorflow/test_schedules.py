@@ -70,6 +70,18 @@ def test_a_reset_with_gradients_that_add_up_does_not_rewind_the_schedule(graph: 
 
 
 @RANKS
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_negative_learning_rate_maximises_with_the_slow_momentum_on(graph: bool) -> None:
+    weight = number(0.0)
+    optimizer = hvd.DistributedOptimizer(
+        keras.optimizers.SGD(-0.5), sync_period=1, slow_momentum=0.5
+    )
+    gradients = [float(by_rank(1.0, 3.0)), 0.0]
+    once = 0.5 if hvd.size() == 1 else 1.0  # u = 1 or 2, then half of it
+    assert steps(optimizer, weight, gradients, graph) == [once, 1.5 * once]
+
+
+@RANKS
 @pytest.mark.parametrize("buffers", ["reset", "maintain", "average"])
 def test_the_count_of_steps_never_falls(buffers: str) -> None:
     weight = number(0.0)

@@ -1,5 +1,6 @@
 """Accelerate, as a user writes it: prepare, backward, accumulate, save_state and load_state."""
 
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState, GradientState
-from models import Linear, loss_of, number, same, train, weights
-from ranks import equal_on_all_ranks
+from models import Linear, loss_of, number, same, step_with, train, weights
+from ranks import by_rank, equal_on_all_ranks
 from torch import nn
 
 import slowmo_hvd.torch as hvd
@@ -102,3 +103,48 @@ def test_its_scaler_with_an_overflow_on_one_rank() -> None:
         optimizer.step()
     assert ours.sync_stats.syncs == 2
     assert weight.item() == -3.5
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("by", ["broadcast", "elastic state"])
+def test_what_rank_0_alone_loaded_reaches_all_ranks_through_its_wrapper(by: str) -> None:
+    accelerator, model, optimizer, scheduler, ours = prepared()
+    run(accelerator, model, optimizer, scheduler, range(4))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator, model, optimizer, scheduler, ours = prepared()
+    if hvd.rank() == 0:
+        model.load_state_dict(saved[0])
+        optimizer.load_state_dict(saved[1])
+    twice = AcceleratedOptimizer(optimizer, device_placement=False)
+    if by == "broadcast":
+        hvd.broadcast_parameters(model.state_dict(), root_rank=0)
+        hvd.broadcast_optimizer_state(by_rank(optimizer, twice), 0)
+    else:
+        hvd.elastic.TorchState(model=model, optimizer=by_rank(twice, optimizer)).sync()
+    assert ours.state_dict()["slowmo"]["step"] == 4
+    run(accelerator, model, optimizer, scheduler, range(4, 6))
+    assert ours.sync_stats.syncs == 1
+    assert equal_on_all_ranks(model)
+
+
+@pytest.mark.ranks(1)
+def test_what_accelerate_has_prepared_is_not_wrapped() -> None:
+    _, _, optimizer, _, _ = prepared()
+    with pytest.raises(ValueError, match="is a DistributedOptimizer already"):
+        hvd.DistributedOptimizer(optimizer)
+    bare = AcceleratedOptimizer(torch.optim.SGD([number(0.0)], lr=1.0))
+    with pytest.raises(
+        ValueError, match=r"give DistributedOptimizer\(optimizer\) to accelerator.pre"
+    ):
+        hvd.DistributedOptimizer(bare)
+
+
+@pytest.mark.ranks(2)
+def test_a_bare_optimizer_that_accelerate_prepared_is_horovods_to_broadcast() -> None:
+    Accelerator(cpu=True)
+    inner = torch.optim.SGD([number(0.0)], lr=by_rank(1.0, 2.0), momentum=0.9)
+    optimizer = AcceleratedOptimizer(inner)
+    step_with(inner, 1.0)
+    hvd.elastic.TorchState(optimizer=optimizer).sync()
+    assert optimizer.param_groups[0]["lr"] == 1.0

@@ -1,11 +1,13 @@
 """Bad input: every argument out of range, of the wrong type, and unknown."""
 
 import inspect
+import sys
 from typing import Any
 
 import horovod.torch
 import pytest
 import torch
+from launch import run
 from models import Linear, number
 from torch import nn
 
@@ -152,6 +154,58 @@ def test_an_optimizer_without_a_learning_rate_is_refused() -> None:
 
     with pytest.raises(ValueError, match="Rateless has no 'lr' in parameter group 0"):
         hvd.DistributedOptimizer(Rateless([number(0.0)]))
+
+
+def test_a_learning_rate_that_the_optimizer_sets_itself_is_refused() -> None:
+    from transformers.optimization import Adafactor
+
+    text = r"Adafactor has lr=None in parameter group 0.*give lr=\.\.\., and relative_step=False"
+    with pytest.raises(ValueError, match=text):
+        hvd.DistributedOptimizer(Adafactor([number(0.0)]))
+    hvd.DistributedOptimizer(Adafactor([number(0.0)], lr=0.1, relative_step=False))
+
+
+def test_an_added_group_without_a_learning_rate_is_refused_and_not_there() -> None:
+    optimizer = wrap()
+    with pytest.raises(ValueError, match="SGD has lr=None in parameter group 1"):
+        optimizer.add_param_group({"params": [number(0.0)], "lr": None})
+    assert len(optimizer.param_groups) == 1
+
+
+SHARDED = """
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+import slowmo_hvd.torch as hvd
+
+hvd.init()
+torch.distributed.init_process_group(
+    "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+)
+part = nn.Parameter(distribute_tensor(torch.zeros(4), init_device_mesh("cpu", (1,)), [Shard(0)]))
+whole = hvd.DistributedOptimizer(torch.optim.SGD([nn.Parameter(torch.zeros(4))], lr=1.0))
+for attempt in (
+    lambda: hvd.DistributedOptimizer(torch.optim.SGD([part], lr=1.0)),
+    lambda: whole.add_param_group({"params": [part]}),
+):
+    try:
+        attempt()
+    except ValueError as error:
+        print("refused:", error)
+assert len(whole.param_groups) == 1
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.limit(180)
+def test_parameters_of_which_a_rank_holds_a_part_are_refused() -> None:
+    """In a process of its own: a DTensor needs torch's process group."""
+    ended = run([sys.executable, "-c", SHARDED], timeout=170)
+    assert ended.returncode == 0, ended.stdout
+    for group in (0, 1):
+        text = f"parameter 0 of group {group} is a DTensor, of which this rank holds a part, and"
+        assert f"refused: {text}" in ended.stdout, ended.stdout
 
 
 @pytest.mark.parametrize(

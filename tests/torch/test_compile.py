@@ -3,12 +3,14 @@
 With the "eager" backend, which traces as any other and then runs without a C++ compiler.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from models import Linear, loss_of, train, weights
+import torch._dynamo.testing
+from models import Linear, loss_of, number, train, weights
 from ranks import equal_on_all_ranks
+from torch import Tensor
 
 import slowmo_hvd.torch as hvd
 
@@ -66,6 +68,36 @@ def test_a_compiled_training_step_still_counts_and_communicates() -> None:
     plain.flush()
     for ours, theirs in zip(weights(model), weights(expected), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def graphs(inner: torch.optim.Optimizer, buffers: str) -> int:
+    """How often a compiled step of ``inner`` is compiled in twelve windows."""
+    torch.compiler.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    inner.step = torch.compile(inner.step, backend=counter)  # type: ignore[method-assign]
+    optimizer = hvd.DistributedOptimizer(inner, sync_period=2, buffers=buffers)
+    (weight,) = inner.param_groups[0]["params"]
+    for _ in range(24):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    assert optimizer.sync_stats.syncs == 12
+    return int(counter.frame_count)
+
+
+@pytest.mark.ranks(1, 2)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, nesterov=True),
+        lambda weights: torch.optim.Adam(weights, lr=torch.tensor(0.1)),
+    ],
+    ids=["SGD", "Adam"],
+)
+def test_a_reset_does_not_have_a_step_compiled_again(
+    make: Callable[[list[Tensor]], torch.optim.Optimizer],
+) -> None:
+    kept, reset = (graphs(make([number(1.0)]), buffers) for buffers in ("maintain", "reset"))
+    assert 1 <= reset == kept <= 3
 
 
 @pytest.mark.ranks(1, 2)

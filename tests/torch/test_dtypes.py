@@ -139,9 +139,3 @@ def test_a_model_of_empty_tensors_only_trains() -> None:
     )
     step_with(optimizer, 1.0)
     assert optimizer.sync_stats.syncs == 1
-
-
-def test_integer_parameters_are_refused() -> None:
-    weight = nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False)
-    with pytest.raises(ValueError, match=r"a parameter of torch\.int64, and only floating-point"):
-        hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0))

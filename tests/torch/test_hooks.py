@@ -1,5 +1,6 @@
 """torch's optimizer hooks fire once each, and see the wrapped optimizer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.hooks import RemovableHandle
 
 import slowmo_hvd.torch as hvd
 
@@ -106,3 +108,25 @@ def test_zero_grad_clears_as_asked(set_to_none: bool) -> None:
         assert weight.grad is None
     else:
         assert weight.grad.item() == 0
+
+
+@pytest.mark.ranks(1, 2)
+def test_a_hook_may_remove_itself() -> None:
+    optimizer = wrapped(sync_period=1)
+    seen: list[str] = []
+    handles: dict[str, RemovableHandle] = {}
+
+    def once(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            seen.append(name)
+            handles[name].remove()
+
+        return hook
+
+    handles["before"] = optimizer.register_step_pre_hook(once("before"))
+    handles["sync"] = optimizer.register_sync_hook(once("sync"))
+    handles["after"] = optimizer.register_step_post_hook(once("after"))
+    optimizer.register_sync_hook(lambda record: seen.append(f"step {record.step}"))
+    step_with(optimizer, 1.0)
+    step_with(optimizer, 1.0)
+    assert seen == ["before", "sync", "step 1", "after", "step 2"]

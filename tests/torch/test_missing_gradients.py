@@ -60,14 +60,3 @@ def test_a_frozen_parameter_stays_where_it_is() -> None:
     assert frozen.item() == 3
     assert not frozen.requires_grad
     assert equal_on_all_ranks([free, frozen])
-
-
-@pytest.mark.ranks(2)
-def test_freezing_on_one_rank_alone_neither_hangs_nor_parts() -> None:
-    weight = number(0.0)
-    weight.requires_grad_(hvd.rank() == 0)
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), sync_period=1)
-    if hvd.rank() == 0:
-        weight.grad = torch.ones(1)
-    optimizer.step()
-    assert weight.item() == -0.5

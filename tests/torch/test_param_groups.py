@@ -143,6 +143,21 @@ def test_a_learning_rate_may_be_a_tensor() -> None:
     assert lr.item() == 0.5
 
 
+@pytest.mark.ranks(1, 2)
+def test_a_negative_learning_rate_maximises_with_the_slow_momentum_on() -> None:
+    """torch refuses one in its constructors, and takes it in a group."""
+    weight = number(0.0)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD([weight], lr=1.0), sync_period=1, slow_momentum=0.5
+    )
+    optimizer.param_groups[0]["lr"] = -0.5
+    for gradient in (by_rank(1.0, 3.0), 0.0):
+        step_with(optimizer, gradient)
+    assert weight.item() == (0.75 if hvd.size() == 1 else 1.5)  # u = 1 or 2, then half of it
+    assert optimizer.sync_stats.last is not None
+    assert optimizer.sync_stats.last.learning_rates == (-0.5,)
+
+
 @pytest.mark.ranks(2)
 def test_saving_right_after_a_new_group_on_one_rank_alone_does_not_disturb_the_start() -> None:
     """The new weight starts from the root's 5 all the same, and moves by 1 on both ranks."""

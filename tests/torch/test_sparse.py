@@ -46,14 +46,14 @@ def test_sparse_as_dense_lets_adam_train_an_embedding(closure: bool) -> None:
 
 
 @pytest.mark.ranks(1, 2)
-def test_dense_and_sparse_gradients_train_alike() -> None:
+@pytest.mark.parametrize("inner", ["SGD", "SparseAdam"])  # this one refuses dense gradients
+def test_dense_and_sparse_gradients_train_alike(inner: str) -> None:
     """Horovod's own reason for sparse_as_dense: it changes how, and not what."""
     trained = []
     for dense in (False, True):
         model = Bag()
-        optimizer = hvd.DistributedOptimizer(
-            torch.optim.SGD(model.parameters(), lr=0.1), sync_period=2, sparse_as_dense=dense
-        )
+        made = getattr(torch.optim, inner)(list(model.parameters()), lr=0.1)
+        optimizer = hvd.DistributedOptimizer(made, sync_period=2, sparse_as_dense=dense)
         train(model, optimizer, range(4))
         trained.append(model.words.weight.detach())
     torch.testing.assert_close(trained[0], trained[1])

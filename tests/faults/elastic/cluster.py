@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from faults.elastic.plan import Plan
-from launch import ROOT, background
+from launch import HOROVODRUN, ROOT, background
+from progress import FAR, Watch
 
 SCRIPTS = {name: f"tests/faults/elastic/train_{name}.py" for name in ("torch", "tensorflow")}
 GLOO_TIMEOUT = 30
+IDLE = 3 * GLOO_TIMEOUT  # seconds; survivors wait for Gloo, and may do so again
 # 127.0.0.1 as inet_aton reads it: hexadecimal, octal, decimal and shortened.
 _NAMES = [
     ".".join((*head, *middle, tail))
@@ -136,7 +138,7 @@ class Cluster:
         fresh.replace(self._folder / "hosts")  # the script never reads half a file
 
     def run(self, timeout: float) -> Report:
-        """Train; after ``timeout`` seconds, or with an error here, end everything."""
+        """Train; after ``timeout`` seconds, once all hang or with an error here, end everything."""
         begun = time.monotonic()
         events: list[dict[str, Any]] = []
         # Open for writing too, so that the pipe does not end while no worker has it open.
@@ -150,7 +152,7 @@ class Cluster:
         }
         try:
             with background(self._command(), log=log, env=environment) as process:
-                for told in self._events(pipe, process, begun + timeout):
+                for told in self._events(pipe, process, timeout):
                     events.append(told)
                     self._react(told, events)
                 code = process.returncode
@@ -172,22 +174,26 @@ class Cluster:
             "--gloo-timeout-seconds": GLOO_TIMEOUT,
         }
         words = [str(word) for option in options.items() for word in option]
-        launcher = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "--disable-cache"]
+        launcher = [*HOROVODRUN, "--gloo", "--disable-cache"]
         return [*launcher, *words, sys.executable, SCRIPTS[self._framework]]
 
     def _events(
-        self, pipe: int, process: subprocess.Popen[bytes], deadline: float
+        self, pipe: int, process: subprocess.Popen[bytes], timeout: float
     ) -> Iterator[dict[str, Any]]:
         """What workers tell, until horovodrun has ended and all is read."""
         rest = b""
         ended = os.pidfd_open(process.pid)
+        self._pids.add(process.pid)
+        watch = Watch(self._pids, idle=IDLE, far=timeout)
+        next_look = time.monotonic() + watch.pause
         try:
             while True:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    output = (self._folder / "output").read_text()
-                    raise AssertionError(f"horovodrun has not ended:\n{output}")
-                ready, _, _ = select.select([pipe, ended], [], [], left)
+                ready, _, _ = select.select([pipe, ended], [], [], watch.pause)
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + watch.pause
+                    if verdict := watch.verdict():
+                        output = (self._folder / "output").read_text()
+                        raise AssertionError(f"horovodrun {verdict}:\n{output}")
                 if pipe in ready:
                     *lines, rest = (rest + os.read(pipe, 65536)).split(b"\n")
                     yield from map(json.loads, lines)
@@ -195,6 +201,7 @@ class Cluster:
                     process.wait()
                     return
         finally:
+            self._pids.discard(process.pid)
             os.close(ended)
 
     def _react(self, told: dict[str, Any], events: list[dict[str, Any]]) -> None:
@@ -230,7 +237,7 @@ def _kill(pid: int) -> None:
         return
 
 
-def run(framework: str, plan: Plan, timeout: float) -> Report:
+def run(framework: str, plan: Plan, timeout: float = FAR - 30) -> Report:
     """Train under ``horovodrun`` with the plan's faults."""
     with tempfile.TemporaryDirectory() as folder:
         return Cluster(framework, plan, Path(folder)).run(timeout)

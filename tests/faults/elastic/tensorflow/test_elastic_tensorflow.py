@@ -1,20 +1,20 @@
 """Elastic Keras training survives what happens to its workers."""
 
 import pytest
-from faults.elastic.cluster import run
+from faults.elastic.cluster import IDLE, run
 from faults.elastic.plan import Kill, Plan
 
 
-@pytest.mark.limit(240)
+@pytest.mark.limit(IDLE + 10)
 def test_a_worker_lost_inside_a_window_and_the_root_lost_in_a_sync_lose_no_commit() -> None:
     kills = (Kill("inside a window", 6, 1), Kill("before a sync's allreduce", 16, 0))
-    report = run("tensorflow", Plan(kills=kills, sizes={12: 3}), timeout=220)
+    report = run("tensorflow", Plan(kills=kills, sizes={12: 3}))
     assert report.problems() == [], report.output
 
 
-@pytest.mark.limit(240)
+@pytest.mark.limit(IDLE + 10)
 def test_with_fit_workers_come_and_go_inside_a_window() -> None:
-    report = run("tensorflow", Plan(sizes={6: 4, 14: 3}, fit=True), timeout=220)
+    report = run("tensorflow", Plan(sizes={6: 4, 14: 3}, fit=True))
     assert report.problems() == [], report.output
     assert report.sizes() == [3, 4, 3]
     # Rank 0's model and slow state are everyone's where a worker came...

@@ -1,0 +1,131 @@
+"""Many tensors from one rank to all, as bytes: the small ones many at once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import horovod.torch as hvd
+import torch
+from torch import Tensor
+
+from slowmo_hvd.torch.exchange import wait
+
+_CHUNK = 64 * 2**20  # bytes that travel in one collective
+_LARGE = 2**20  # bytes of a tensor that need not be put together with others to travel well
+_WIRES = 2  # one of which is filled or emptied while the other is on its way
+
+
+class Spec(NamedTuple):
+    """What the other ranks must know of one of the root's tensors."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    device: str  #: its type, where it travels on every rank
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def spec_of(tensor: Tensor) -> Spec:
+    """The tensor's."""
+    return Spec(tensor.dtype, tuple(tensor.shape), tensor.device.type)
+
+
+def broadcast_tensors(
+    tensors: Sequence[Tensor],
+    specs: Sequence[Spec],
+    root_rank: int,
+    *,
+    name: str,
+    devices: Mapping[str, torch.device],
+    process_set: Any,
+) -> None:
+    """Give the root's tensors to all ranks, in place. A collective.
+
+    Large tensors travel from and to their own memory; for small ones, and for those on another
+    device than where they travel, there are two chunks of memory.
+
+    Args:
+        tensors: of the same dtypes and shapes on every rank; contiguous, but for the root's.
+        specs: of the root's, equal on every rank.
+        root_rank: the global rank that has them.
+        name: the collectives' name, in use for nothing else.
+        devices: where on this rank tensors of a device type other than the CPU travel.
+        process_set: the ranks that take part, this one among them.
+    """
+    mine = hvd.rank() == root_rank
+    raw = [_bytes(tensor) for tensor in tensors]
+    under_way: list[_Transfer] = []
+    for index, (device, slices) in enumerate(_chunks(specs)):
+        parts = [raw[number][bytes_] for number, bytes_ in slices]
+        wires = [transfer for transfer in under_way if transfer.has_wire]
+        if len(wires) == _WIRES:
+            wires[0].finish(mine=mine)
+            under_way.remove(wires[0])
+        wire = _wire(parts, devices.get(device, torch.device(device)), filled=mine)
+        handle = hvd.broadcast_async_(wire, root_rank, f"{name}.{index}", process_set)
+        under_way.append(_Transfer(handle, wire, parts))
+    for transfer in under_way:
+        transfer.finish(mine=mine)
+
+
+class _Transfer(NamedTuple):
+    """A collective under way."""
+
+    handle: int
+    wire: Tensor
+    parts: list[Tensor]
+
+    @property
+    def has_wire(self) -> bool:
+        """Whether it travels in memory of its own."""
+        return self.wire is not self.parts[0]
+
+    def finish(self, *, mine: bool) -> None:
+        """Wait for it, and put its bytes where they belong."""
+        wait(self.handle)
+        if self.has_wire and not mine:
+            for part, place in _places(self.parts, self.wire):
+                part.copy_(place)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    # Horovod knows no bfloat16, nor the complex numbers; it knows bytes.
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def _chunks(specs: Sequence[Spec]) -> Iterator[tuple[str, list[tuple[int, slice]]]]:
+    """What travels at once, as slices of numbered tensors, and its device type.
+
+    From the specs alone, so alike on every rank.
+    """
+    small: dict[str, list[tuple[int, slice]]] = {}
+    room: dict[str, int] = {}
+    for number, spec in enumerate(specs):
+        if spec.bytes >= _LARGE:
+            for begin in range(0, spec.bytes, _CHUNK):
+                yield spec.device, [(number, slice(begin, min(begin + _CHUNK, spec.bytes)))]
+        elif spec.bytes:
+            if room.get(spec.device, 0) < spec.bytes:
+                if spec.device in small:
+                    yield spec.device, small[spec.device]
+                small[spec.device], room[spec.device] = [], _CHUNK
+            small[spec.device].append((number, slice(0, spec.bytes)))
+            room[spec.device] -= spec.bytes
+    yield from small.items()
+
+
+def _wire(parts: list[Tensor], device: torch.device, *, filled: bool) -> Tensor:
+    """The parts end to end; one that is alone and where it travels from, in its own memory."""
+    if len(parts) == 1 and parts[0].device == device:
+        return parts[0]
+    wire = torch.empty(sum(map(len, parts)), dtype=torch.uint8, device=device)
+    if filled:
+        for part, place in _places(parts, wire):
+            place.copy_(part)
+    return wire
+
+
+def _places(parts: list[Tensor], wire: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(parts, torch.split(wire, list(map(len, parts))), strict=True)
