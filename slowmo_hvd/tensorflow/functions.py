@@ -42,13 +42,13 @@ def broadcast_variables(
             but takes only Horovod's own dtypes.
 
     Returns:
-        None, or in a graph the operation that does it.
+        None, or in a graph of TensorFlow 1 the operation that does it.
     """
     natives = [native(variable) for variable in variables]
     broadcast = _broadcast_inplace if inplace else broadcast_values
     done = broadcast(natives, root_rank, process_set)
     if not tf.executing_eagerly():
-        return done
+        return None if tf.inside_function() else done
     for loop in loops_of(natives):
         if loop.begun:  # rank-equal, since the count of steps has just been broadcast
             loop.agree_after_broadcast()
