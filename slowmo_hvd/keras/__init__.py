@@ -1,17 +1,22 @@
 """``import slowmo_hvd.keras as hvd`` where ``import horovod.keras as hvd`` stood.
 
-Keras 3 is one package, so this is `slowmo_hvd.tensorflow.keras`, with the two names that
-horovod.keras has besides.
+Keras 3 is one package: what is not Horovod's here is `slowmo_hvd.tensorflow.keras`'s.
 """
 
-# ruff: noqa: F403
+# ruff: noqa: E402, F403
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from slowmo_hvd.tensorflow.keras import *  # isort: skip  # it says whether Horovod is there
-from horovod.keras import Adasum as Adasum
+_ours = importlib.import_module("slowmo_hvd.tensorflow.keras")  # says it if Horovod is not there
+
+from horovod.keras import *
 
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 
+DistributedOptimizer = _ours.DistributedOptimizer
+PartialDistributedOptimizer = _ours.PartialDistributedOptimizer
+Sync, SyncRecord, SyncStats = _ours.Sync, _ours.SyncRecord, _ours.SyncStats
+callbacks, elastic, load_model = _ours.callbacks, _ours.elastic, _ours.load_model
 _offer_submodules("slowmo_hvd.tensorflow.keras", __name__)
 
 if TYPE_CHECKING:

@@ -53,7 +53,8 @@ def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
 
 def refuse_local(what: str, given: Any) -> None:
     """Raise ValueError if anything is ``given`` that is to remain each worker's own."""
-    if given is not None and given != []:
+    nothing = given is None or (isinstance(given, list | tuple | set) and not given)
+    if not nothing:
         raise ValueError(
             f"{what} cannot be kept out of SlowMo's average here: give local variables an "
             "optimizer of their own that is not distributed"
