@@ -51,6 +51,15 @@ def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
         raise TypeError(f"DistributedOptimizer() got an unexpected keyword argument {name!r}")
 
 
+def refuse_local(what: str, given: Any) -> None:
+    """Raise ValueError if anything is ``given`` that is to remain each worker's own."""
+    if given is not None and given != []:
+        raise ValueError(
+            f"{what} cannot be kept out of SlowMo's average here: give local variables an "
+            "optimizer of their own that is not distributed"
+        )
+
+
 def check_trained(grads: Iterable[Any], variables: Iterable[Any]) -> None:
     """Raise ValueError where a frozen variable has a gradient: it would not be averaged."""
     for grad, variable in zip(grads, variables, strict=False):  # Keras compares their numbers

@@ -1,6 +1,7 @@
 """Horovod's functions on variables, for those of Keras 3 too."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -13,6 +14,7 @@ from slowmo_hvd.tensorflow.outer_loop import loops_of
 from slowmo_hvd.tensorflow.slow_model import native
 
 _CHUNK = 64 * 2**20  # bytes that travel at once; a few times as much is their temporary memory
+_HOROVODS = (tf.uint8, tf.int8, tf.int32, tf.int64, tf.float16, tf.float32, tf.float64, tf.bool)
 
 
 def broadcast_variables(
@@ -20,8 +22,8 @@ def broadcast_variables(
     root_rank: int,
     process_set: Any = hvd.global_process_set,
     inplace: bool = False,
-) -> None:
-    """Give every rank the root's values of these variables, eagerly or in a ``tf.function``.
+) -> Any:
+    """Give every rank the root's values of these variables, eagerly or in a graph.
 
     In the place of ``horovod.tensorflow.broadcast_variables``, which takes no variables of
     Keras 3. It also pairs the ranks' variables by name, though a layer that Keras names gets
@@ -36,34 +38,67 @@ def broadcast_variables(
             the same shapes and dtypes.
         root_rank: the global rank whose values all take.
         process_set: the ranks that take part.
-        inplace: write into the variables' own memory, which needs no more of it, but takes only
-            Horovod's own dtypes.
+        inplace: write into the variables' own memory, also in a graph, which needs no more of it,
+            but takes only Horovod's own dtypes.
+
+    Returns:
+        None, or in a graph of TensorFlow 1 the operation that does it.
     """
     natives = [native(variable) for variable in variables]
-    if inplace:
-        _broadcast_inplace(natives, root_rank, process_set)
-    else:
-        broadcast_values(natives, root_rank, process_set)
-    if not tf.inside_function():
-        for loop in loops_of(natives):
-            if loop.begun:  # rank-equal, since the count of steps has just been broadcast
-                loop.agree_after_broadcast()
+    broadcast = _broadcast_inplace if inplace else broadcast_values
+    done = broadcast(natives, root_rank, process_set)
+    if not tf.executing_eagerly():
+        return None if tf.inside_function() else done
+    for loop in loops_of(natives):
+        if loop.begun:  # rank-equal, since the count of steps has just been broadcast
+            loop.agree_after_broadcast()
+    return None
 
 
-def broadcast_values(natives: Sequence[Any], root_rank: int, process_set: Any) -> None:
-    """Give every rank the root's values of these tf.Variables, and no more. A collective."""
+def broadcast_values(natives: Sequence[Any], root_rank: int, process_set: Any) -> Any:
+    """Give every rank the root's values of these tf.Variables, and no more. A collective.
+
+    Returns:
+        None, or in a graph the operation that does it.
+    """
+    if not tf.executing_eagerly():
+        return _broadcast_in_graph(natives, root_rank, process_set)
+    horovods = [variable for variable in natives if variable.dtype in _HOROVODS]
+    others = [variable for variable in natives if variable.dtype not in _HOROVODS]
+    # In place, since there Horovod takes many at once, and by names, without a graph. It makes a
+    # copy first where somebody still reads the old value.
+    _broadcast_inplace(horovods, root_rank, process_set)
+    for index, chunk in enumerate(_chunks(others)):
+        send = partial(_send, index=index, root_rank=root_rank, process_set=process_set)
+        _assign_bytes(chunk, run_now(send, _joined(chunk)))
+    return None
+
+
+def _send(wire: Any, index: int, root_rank: int, process_set: Any) -> Any:
+    return hvd.broadcast(
+        wire,
+        root_rank,
+        name=f"HorovodBroadcast.slowmo.variables.{index}",
+        ignore_name_scope=True,
+        process_set=process_set,
+    )
+
+
+def _broadcast_in_graph(natives: Sequence[Any], root_rank: int, process_set: Any) -> Any:
+    done = []
     for index, chunk in enumerate(_chunks(natives)):
-        wire = tf.concat([_to_bytes(variable.read_value()) for variable in chunk], 0)
-        received = _broadcast(wire, root_rank, index, process_set)
-        for variable, part in zip(chunk, tf.split(received, list(map(_size, chunk))), strict=True):
-            variable.assign(_from_bytes(part, variable))
+        wire = _joined(chunk)
+        with tf.compat.v1.name_scope(None):  # where the graph keeps names apart
+            received = _send(wire, index, root_rank, process_set)
+        done += _assign_bytes(chunk, received)
+    return tf.group(*done)
 
 
-def _broadcast_inplace(variables: Iterable[Any], root_rank: int, process_set: Any) -> None:
+def _broadcast_inplace(variables: Iterable[Any], root_rank: int, process_set: Any) -> Any:
     by_device: dict[str, dict[str, Any]] = {}
     for index, variable in enumerate(variables):
         by_device.setdefault(variable.device, {})[f"slowmo.variables.{index}"] = variable
-    for named in by_device.values():
+    done = [
         MPI_LIB.horovod_broadcast_inplace_resource(
             [variable.handle for variable in named.values()],
             variable_names=list(named),
@@ -71,6 +106,9 @@ def _broadcast_inplace(variables: Iterable[Any], root_rank: int, process_set: An
             root_rank=root_rank,
             process_set_id=process_set.process_set_id,
         )
+        for named in by_device.values()
+    ]
+    return None if tf.executing_eagerly() else tf.group(*done)
 
 
 def join() -> Any:
@@ -104,11 +142,13 @@ def shared_variables(model: Any) -> list[Any]:
 def _chunks(variables: Iterable[Any]) -> Iterator[list[Any]]:
     """The variables in order, as many at once as have `_CHUNK` bytes, but always one."""
     chunk: list[Any] = []
+    total = 0
     for variable in variables:
-        if chunk and sum(map(_size, chunk)) + _size(variable) > _CHUNK:
+        if chunk and total + _size(variable) > _CHUNK:
             yield chunk
-            chunk = []
+            chunk, total = [], 0
         chunk.append(variable)
+        total += _size(variable)
     if chunk:
         yield chunk
 
@@ -116,6 +156,18 @@ def _chunks(variables: Iterable[Any]) -> Iterator[list[Any]]:
 def _size(variable: Any) -> int:
     """Bytes."""
     return int(variable.shape.num_elements()) * int(variable.dtype.size)
+
+
+def _joined(variables: Iterable[Any]) -> Any:
+    return tf.concat([_to_bytes(variable.read_value()) for variable in variables], 0)
+
+
+def _assign_bytes(variables: Sequence[Any], joined: Any) -> list[Any]:
+    parts = tf.split(joined, list(map(_size, variables)))
+    return [
+        variable.assign(_from_bytes(part, variable))
+        for variable, part in zip(variables, parts, strict=True)
+    ]
 
 
 def _to_bytes(value: Any) -> Any:
@@ -130,19 +182,3 @@ def _from_bytes(raw: Any, variable: Any) -> Any:
         return tf.reshape(tf.cast(raw, tf.bool), variable.shape)
     rows = tf.reshape(raw, [-1, dtype.size]) if dtype.size > 1 else raw
     return tf.reshape(tf.bitcast(rows, dtype), variable.shape)
-
-
-def _broadcast(wire: Any, root_rank: int, index: int, process_set: Any) -> Any:
-    def send(tensor: Any) -> Any:
-        return hvd.broadcast(
-            tensor,
-            root_rank,
-            name=f"HorovodBroadcast.slowmo.variables.{index}",
-            ignore_name_scope=True,
-            process_set=process_set,
-        )
-
-    if not tf.executing_eagerly():
-        with tf.compat.v1.name_scope(None):  # where the graph keeps names apart
-            return send(wire)
-    return run_now(send, wire)

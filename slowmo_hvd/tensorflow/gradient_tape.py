@@ -1,9 +1,11 @@
 """``hvd.DistributedGradientTape``, so that Horovod's scripts run: gradients stay local."""
 
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
+from slowmo_hvd.tensorflow.arguments import refuse_local
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
 
 
@@ -42,10 +44,7 @@ def PartialDistributedGradientTape(  # noqa: N802
     Raises:
         ValueError: ``local_layers`` are given. SlowMo averages all variables of its optimizer.
     """
-    local = kwargs.pop("local_layers", None)
-    if local:
-        raise ValueError(
-            "local_layers cannot be kept out of SlowMo's average here: give their variables an "
-            "optimizer of their own that is not distributed"
-        )
-    return DistributedGradientTape(gradtape, *args, **kwargs)
+    refuse_local("local_layers", kwargs.pop("local_layers", None))
+    gradtape = DistributedGradientTape(gradtape, *args, **kwargs)
+    gradtape.register_local_source = partial(refuse_local, "what register_local_source() is given")
+    return gradtape

@@ -31,6 +31,7 @@ from slowmo_hvd.tensorflow.arguments import (
     name_of_compression,
     process_set_by_ranks,
     refuse_arguments_of_the_inner,
+    refuse_local,
 )
 from slowmo_hvd.tensorflow.context import (
     check_context,
@@ -61,6 +62,11 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     Compile a model with it, or call `apply_gradients` in a loop of your own, eagerly or in
     ``tf.function``. What belongs to the steps is set on the inner optimizer: clipping, weight
     decay, averages of the weights (EMA), gradient accumulation, the learning-rate schedule.
+
+    What ``layer.trainable = False`` freezes is neither moved nor sent from the next step on; its
+    slow momentum is dropped, though not its memory. In ``fit`` that needs a new ``compile``, and
+    in a ``tf.function`` of your own a new function. What is thawed begins from the lowest rank's
+    values. All ranks must freeze and thaw alike, before the same step.
 
     Args:
         optimizer: the inner optimizer, any ``keras.optimizers.Optimizer``. Under the global
@@ -415,6 +421,14 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             self._outer.agree_after_broadcast()
 
+    def register_local_var(self, var: Any) -> None:
+        """Not offered, unlike on Horovod's optimizer.
+
+        Raises:
+            ValueError: always.
+        """
+        refuse_local("what register_local_var() is given", var)
+
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> "HookHandle":
         """Have ``hook(record)`` called after each sync, for a logger.
 
@@ -525,6 +539,23 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         optimizer = cls(inner, **config)
         optimizer._saved_weights = saved_weights
         return optimizer
+
+
+def PartialDistributedOptimizer(  # noqa: N802
+    optimizer: keras.optimizers.Optimizer,
+    *args: Any,
+    local_layers: Any = None,
+    **kwargs: Any,
+) -> DistributedOptimizer:
+    """`DistributedOptimizer`; layers of one worker alone are refused.
+
+    In the place of ``horovod.keras.PartialDistributedOptimizer``.
+
+    Raises:
+        ValueError: ``local_layers`` are given. SlowMo averages all variables of its optimizer.
+    """
+    refuse_local("local_layers", local_layers)
+    return DistributedOptimizer(optimizer, *args, **kwargs)
 
 
 class HookHandle:

@@ -4,6 +4,7 @@ Its counters are variables and its sync is a branch of the graph, so that it run
 ``tf.function``, in ``fit`` and with several steps an execution, and is saved with the optimizer.
 """
 
+import time
 import warnings
 import weakref
 import zlib
@@ -70,6 +71,7 @@ class OuterLoop:
         self._agreed = False
         self.built = False
         self._serial: int | None = None
+        self._entered = 0.0  # when the sync that is going on began, in seconds
         loops.add(self)
         OuterLoop.any_made = True
 
@@ -287,10 +289,13 @@ class OuterLoop:
         if not self.member:
             return
         with stall_watch.waiting(self, "in the first step", warn_after=10):
-            ours = list(self._frozen) if self._agreed else None
-            theirs = gather_json(ours, self._gather("frozen"))
-            frozen = theirs[min(theirs)]
-            self._begin(self._to_freeze() if frozen is None else tuple(frozen))
+            gather = self._gather("frozen")
+            keys = {rank: int(key) for rank, (key,) in gather([self._key * self._agreed]).items()}
+            root = min(keys)
+            frozen = self._frozen if keys[root] else self._to_freeze()
+            if keys[root] and set(keys.values()) != {keys[root]}:
+                frozen = tuple(gather_json(list(self._frozen), gather)[root])
+            self._begin(frozen)
 
     def _begin(self, frozen: tuple[int, ...]) -> None:
         begun = self.begun
@@ -453,9 +458,7 @@ class OuterLoop:
             key: which stands for the two.
             kind: the index in _KINDS, an int64 tensor.
         """
-        begin = tf.timestamp()
-        with tf.control_dependencies([begin]):
-            flats, tail, sound, workers = self._outgoing(slow, frozen, key)
+        flats, tail, sound, workers = self._outgoing(slow, frozen, key)
         roll: list[Any] = []
 
         def check(tail: Any) -> Any:
@@ -495,11 +498,10 @@ class OuterLoop:
             self._position.assign(0)
             self._lr_total.assign(tf.zeros_like(self._lr_total))
             self._lr_steps.assign(0)
-            # The clock and the hooks come after the variables have their new values.
+            # The end of the clock and the hooks come after the variables have their new values.
             values = [native(slot.variable).read_value() for slot in slow.slots]
-        with tf.control_dependencies([*record, *values]):
-            seconds = tf.timestamp() - begin
-        _call(self._record, [*record, seconds], [])
+        with tf.control_dependencies(values):
+            _call(self._record, record, [])
 
     def _outgoing(
         self, slow: SlowModel, frozen: set[int], key: int
@@ -516,7 +518,8 @@ class OuterLoop:
         arguments = [self._step, tf.constant(key, tf.int64)]
         place, workers = _call(self._enter, arguments, [tf.int64, tf.int64])
         place, workers = tf.ensure_shape(place, []), tf.ensure_shape(workers, [])
-        flats = slow.displacements()
+        with tf.control_dependencies([place]):  # they belong to the sync's time
+            flats = slow.displacements()
         squares = _squared_norm(flats)
         rates = self._lr_total / _double(tf.maximum(self._lr_steps, 1))
         sound = (squares <= LARGEST_SQUARE) & tf.reduce_all(tf.math.is_finite(rates))
@@ -535,7 +538,12 @@ class OuterLoop:
         return flats, tf.concat([marks, figures], 0), sound, workers
 
     def _enter(self, step: Any, key: Any) -> tuple[int, int]:
-        """This worker's place, and how many there are; or an error before anything is sent."""
+        """This worker's place, and how many there are; or an error before anything is sent.
+
+        The clock of the sync begins, which is not tf.timestamp: TensorFlow refuses that under
+        ``tf.config.experimental.enable_op_determinism()``.
+        """
+        self._entered = time.perf_counter()
         if int(self._agreed_key) == 0:
             raise RuntimeError(ONE_STEP)
         if int(key) != self._key:
@@ -599,10 +607,9 @@ class OuterLoop:
 
     def _record(self, *values: Any) -> None:
         """Keep the record of a sync, warn of workers that were left out, call the hooks."""
+        seconds = time.perf_counter() - self._entered
         stall_watch.end(self)
-        kind, step, window, marks, gammas, norm, drift, sent, seconds = (
-            value.numpy() for value in values
-        )
+        kind, step, window, marks, gammas, norm, drift, sent = (value.numpy() for value in values)
         roll = call_roll(marks.tolist(), self.process_set.ranks, self.config.on_nonfinite)
         record = SyncRecord(
             kind=_KINDS[int(kind)],
@@ -611,7 +618,7 @@ class OuterLoop:
             workers=roll.contributors,
             learning_rates=tuple(map(float, gammas)),
             bytes=int(sent) if self.process_set.size() > 1 else 0,
-            seconds=float(seconds),
+            seconds=seconds,
             displacement_norm=float(norm),
             drift=float(drift),
             excluded=roll.excluded,

@@ -15,6 +15,7 @@ from types import FrameType
 _CHECKPOINT = "torch.distributed.checkpoint.state_dict"
 _INITIALISERS = frozenset({"horovod.torch.functions", _CHECKPOINT})
 _NOT_USERS = frozenset({"slowmo_hvd", "torch", "contextlib"})
+_SCHEDULE_FREE_WRAPPERS = "schedulefree.wrap_schedulefree"
 _DEPTH = 8  # wrappers of torch and of schedulers between them and us
 
 
@@ -46,7 +47,8 @@ def refuse_schedule_free_around() -> None:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if type(frame.f_locals.get("self")).__name__.startswith("ScheduleFreeWrapper"):
+        # Not by f_locals: a frame keeps what is looked at there alive until it ends.
+        if frame.f_globals.get("__name__", "").startswith(_SCHEDULE_FREE_WRAPPERS):
             raise TypeError(
                 "ScheduleFreeWrapper cannot be put around a DistributedOptimizer, which would "
                 "average its z and not its x: give DistributedOptimizer a schedule-free optimizer, "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.elastic_job import ONE_STEP, before_run
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, outer_step
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import (
@@ -92,6 +93,7 @@ class OuterLoop:
         self._serial: int | None = None
         _loops.add(self)
         self._agreed = False
+        self._local = False  # whether the step going on is the one before `hvd.elastic.run`
         self._told_of_gradients = False
         self._buffer_average = BufferAverage()
         self.stats = SyncStats()
@@ -112,13 +114,19 @@ class OuterLoop:
         """Agree with the other ranks on one start, unless nothing has changed since they did."""
         if self.member:
             critical.check(self)
+            if not self._agreed and before_run():  # rank-equal, see there
+                if self._local:
+                    raise RuntimeError(ONE_STEP)
+                self._local = True
+                return
+            self._local = False
             self._agree(stepping=True)
             self._drop_gradients()
 
     @_eager
     def after_step(self, lrs: Sequence[Any]) -> None:
         """Count one attempted step, taken at these learning rates; synchronise if that is due."""
-        if not self.member:
+        if not self.member or self._local:
             return
         for rate, lr in zip(self._rates, lrs, strict=True):
             rate.add(lr.detach() if isinstance(lr, Tensor) else lr)

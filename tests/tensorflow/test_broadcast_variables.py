@@ -119,6 +119,27 @@ def test_two_broadcasts_in_one_graph_do_not_meet() -> None:
     assert [values([one]) for one in variables] == expected
 
 
+def test_in_a_graph_of_tensorflow_1_an_operation_does_it() -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variable = tf.compat.v1.get_variable("v", initializer=mine(1.0), use_resource=True)
+        session.run(tf.compat.v1.global_variables_initializer())
+        for inplace in (False, True):
+            operation = hvd.broadcast_variables([variable], hvd.size() - 1, inplace=inplace)
+            assert isinstance(operation, tf.Operation)
+            session.run(operation)
+            last = mine(1.0) + (hvd.size() - 1 - hvd.rank())
+            assert session.run(variable).tolist() == last.tolist()
+            session.run(variable.assign(mine(1.0)))
+
+
+def test_an_array_read_before_keeps_the_old_value() -> None:
+    variable = tf.Variable(mine(1.0))
+    before = variable.numpy()
+    for inplace in (False, True):
+        hvd.broadcast_variables([variable], root_rank=hvd.size() - 1, inplace=inplace)
+        assert before.tolist() == mine(1.0).tolist()
+
+
 def test_the_states_of_random_generators_are_not_shared() -> None:
     inner = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5)])
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), inner])

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from horovod.common.elastic import notification_manager
 from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 from horovod.runner.elastic.worker import HostUpdateResult
 from ranks import by_rank, everyone
@@ -269,6 +270,38 @@ def test_run_raises_an_unknown_error_that_is_not_horovods() -> None:
 
     with pytest.raises(tf.errors.UnknownError, match="the disk is full"):
         run(state)
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("graph", [False, True])
+def test_before_run_one_step_is_local_and_a_second_is_refused(
+    graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    monkeypatch.setattr(notification_manager, "_service", None)
+    weight = tf.Variable([0.0])
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0), sync_period=2)
+
+    def step() -> None:
+        optimizer.apply_gradients([(tf.constant([by_rank(1.0, 3.0)]), weight)])
+
+    run = tf.function(step, autograph=False) if graph else step
+    for turn in range(2):
+        if hvd.rank() == turn:
+            run()
+        everyone(None)  # the other rank stands here meanwhile
+    optimizer.flush()
+    assert weight.numpy() == [by_rank(-1, -3)]
+    with pytest.raises(tf.errors.OpError, match=r"and this is another\. Train inside, and put"):
+        run()
+    weight.assign([by_rank(-1.0, -3.0)])
+    state = hvd.elastic.TensorFlowState([weight, *optimizer.variables])
+    state.sync()
+    assert weight.numpy() == [-1]
+    run()
+    run()
+    assert weight.numpy() == [-5]  # d̄ = 4
+    assert optimizer.sync_stats.last.step == 2
 
 
 # ---- callbacks -------------------------------------------------------------------------------

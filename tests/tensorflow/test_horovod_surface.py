@@ -2,9 +2,11 @@
 
 import importlib
 import inspect
+import pkgutil
 import sys
 from types import ModuleType
 
+import horovod.keras
 import horovod.tensorflow
 import horovod.tensorflow.keras
 import keras
@@ -13,12 +15,14 @@ import tensorflow as tf
 from keras_models import number, step_with
 from ranks import by_rank
 
+import slowmo_hvd.keras
 import slowmo_hvd.tensorflow
 import slowmo_hvd.tensorflow.keras
 
 PAIRS = [
     (horovod.tensorflow, slowmo_hvd.tensorflow),
     (horovod.tensorflow.keras, slowmo_hvd.tensorflow.keras),
+    (horovod.keras, slowmo_hvd.keras),
 ]
 OURS = {
     "slowmo_hvd.tensorflow": {
@@ -40,6 +44,7 @@ OURS = {
         "load_model",
     },
 }
+OURS["slowmo_hvd.keras"] = OURS["slowmo_hvd.tensorflow.keras"] | {"PartialDistributedOptimizer"}
 # Horovod imports it, for its own use, when one of its functions is called.
 LATE = {"gradient_aggregation_eager"}
 
@@ -60,7 +65,13 @@ def test_every_name_is_there_and_only_those_we_mean_are_replaced(
 
 @pytest.mark.parametrize(
     ("package", "name"),
-    [("tensorflow", "elastic"), ("tensorflow.keras", "elastic"), ("tensorflow.keras", "callbacks")],
+    [
+        ("tensorflow", "elastic"),
+        ("tensorflow.keras", "elastic"),
+        ("tensorflow.keras", "callbacks"),
+        ("keras", "elastic"),
+        ("keras", "callbacks"),
+    ],
 )
 def test_the_submodules_have_every_class_of_horovods(package: str, name: str) -> None:
     theirs = importlib.import_module(f"horovod.{package}.{name}")
@@ -90,6 +101,35 @@ def test_horovods_submodules_are_found_under_this_name() -> None:
 
     assert mpi_ops is horovod.tensorflow.mpi_ops
     assert slowmo_hvd.tensorflow.compression.Compression is horovod.tensorflow.Compression
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "keras"])
+def test_every_submodule_of_horovods_can_be_imported(package: str) -> None:
+    theirs = importlib.import_module(f"horovod.{package}")
+    names = [
+        module.name.removeprefix("horovod.")
+        for module in pkgutil.walk_packages(theirs.__path__, f"horovod.{package}.")
+    ]
+    assert len(names) > 1
+    for name in set(names) - {"tensorflow.mpi_lib"}:  # a library, and no module
+        ours = importlib.import_module(f"slowmo_hvd.{name}")
+        if not ours.__name__.startswith("slowmo_hvd."):
+            assert ours is sys.modules[f"horovod.{name}"]
+            assert ours.__spec__.name == f"horovod.{name}"
+
+
+def test_what_is_to_remain_local_is_refused_in_one_sentence() -> None:
+    hvd = slowmo_hvd.keras
+    text = "cannot be kept out of SlowMo's average here: give local variables an optimizer of their"
+    optimizer = hvd.PartialDistributedOptimizer(keras.optimizers.SGD(1.0), local_layers=None)
+    assert type(optimizer) is hvd.DistributedOptimizer
+    with pytest.raises(ValueError, match=f"local_layers {text}"):
+        hvd.PartialDistributedOptimizer(keras.optimizers.SGD(1.0), local_layers=[object()])
+    with pytest.raises(ValueError, match=rf"what register_local_var\(\) is given {text}"):
+        optimizer.register_local_var(number(1.0))
+    tape = slowmo_hvd.tensorflow.PartialDistributedGradientTape(tf.GradientTape())
+    with pytest.raises(ValueError, match=rf"what register_local_source\(\) is given {text}"):
+        tape.register_local_source(number(1.0))
 
 
 @pytest.mark.ranks(2)

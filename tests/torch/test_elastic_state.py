@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from horovod.common.elastic import notification_manager
+from ranks import everyone
 
 import slowmo_hvd.torch as hvd
 
@@ -48,3 +50,31 @@ def test_sync_gives_a_joining_worker_the_slow_state_of_rank_0() -> None:
     optimizer.step()  # ends the window, on both ranks
     assert optimizer.sync_stats.last is not None
     assert optimizer.sync_stats.last.workers == 2
+
+
+@pytest.mark.ranks(2)
+def test_before_run_one_step_is_local_and_a_second_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    monkeypatch.setattr(notification_manager, "_service", None)
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), sync_period=2)
+    weight.grad = torch.tensor([1.0 + 2 * hvd.rank()])
+    for turn in range(2):
+        if hvd.rank() == turn:
+            optimizer.step()
+        everyone(None)  # the other rank stands here meanwhile
+    optimizer.flush()
+    assert weight.tolist() == [-1 - 2 * hvd.rank()]
+    with pytest.raises(RuntimeError, match=r"and this is another\. Train inside, and put"):
+        optimizer.step()
+    monkeypatch.setattr(notification_manager, "_service", "as if run had begun")
+    hvd.broadcast_parameters([("weight", weight)], root_rank=0)
+    state = hvd.elastic.TorchState(optimizer=optimizer)
+    state.sync()
+    optimizer.step()
+    optimizer.step()
+    assert weight.tolist() == [-5]  # d̄ = 4
+    assert optimizer.sync_stats.last is not None
+    assert optimizer.sync_stats.last.step == 2

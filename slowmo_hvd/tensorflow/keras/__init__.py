@@ -15,6 +15,9 @@ from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.tensorflow.keras.load import load_model as load_model
 from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer as DistributedOptimizer
+from slowmo_hvd.tensorflow.optimizer import (
+    PartialDistributedOptimizer as PartialDistributedOptimizer,
+)
 
 # Not by `import`, which finds Horovod's modules of these names, imported with all else above.
 callbacks = importlib.import_module(f"{__name__}.callbacks")

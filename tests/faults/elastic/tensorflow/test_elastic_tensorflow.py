@@ -23,12 +23,12 @@ def test_with_fit_workers_come_and_go_inside_a_window() -> None:
     assert len({told["digest"] for told in report.begun(step=14)}) == 3
 
 
-@pytest.mark.limit(240)
+@pytest.mark.limit(IDLE + 10)
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_worker_joins_a_script_that_takes_a_step_before_run(fit: bool) -> None:
     """That step does not communicate and is not counted; its graph goes on to train in ``run``."""
     plan = Plan(workers=2, sizes={6: 3}, steps=12, fit=fit, step_before=True)
-    report = run("tensorflow", plan, timeout=220)
+    report = run("tensorflow", plan)
     assert report.problems() == [], report.output
     assert report.sizes() == [2, 3]
     assert len({told["digest"] for told in report.begun(step=0)}) == 1

@@ -21,3 +21,13 @@ def test_workers_come_and_go_inside_a_window() -> None:
     assert len({told["digest"] for told in report.begun(step=6)}) == 1
     # ... and where one went each of the others went on with its own part of the window.
     assert len({told["digest"] for told in report.begun(step=14)}) == 3
+
+
+@pytest.mark.limit(IDLE + 10)
+def test_a_worker_joins_a_script_that_takes_a_step_before_run() -> None:
+    """That step does not communicate and is not counted."""
+    report = run("torch", Plan(workers=2, sizes={6: 3}, steps=12, step_before=True))
+    assert report.problems() == [], report.output
+    assert report.sizes() == [2, 3]
+    assert len({told["digest"] for told in report.begun(step=0)}) == 1
+    assert len({told["digest"] for told in report.begun(step=6)}) == 1
