@@ -12,8 +12,9 @@
   rest. A test that waits on purpose says how long it may be idle: ``limit(100)``.
 - Of a test marked ``pairwise`` only so many cases run that each pair of its settings is met, and
   one marked ``only_all_cases`` not at all, unless with ``--all-cases``, which ``make test-all``
-  gives. The number of ranks is a setting too: where 2 are among those that the test is for, the
-  pairs are met with 2, and with the others each setting once.
+  gives. ``pairwise("name", "strategy")`` says that these two meet in another test. The number of
+  ranks is a setting too, named "ranks": where 2 are among those that the test is for, all pairs
+  are met with 2, and with the others each setting once.
 """
 
 import faulthandler
@@ -160,11 +161,14 @@ def _left_to_all_cases(items: list[pytest.Item], size: int) -> set[int]:
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cases in tests.values():
         ranks = cases[0].get_closest_marker("ranks")
-        elsewhere = cases[0].get_closest_marker("pairwise").args
+        factors = tuple(cases[0].callspec.params)
+        elsewhere = set(cases[0].get_closest_marker("pairwise").args)
         if ranks and size != (2 if 2 in ranks.args else ranks.args[0]):
-            elsewhere = tuple(cases[0].callspec.params)
+            if "ranks" in elsewhere:
+                factors = tuple(factor for factor in factors if factor not in elsewhere)
+            elsewhere = set(factors)
         settings = [
-            {name: _hashable(value) for name, value in case.callspec.params.items()}
+            {factor: _hashable(case.callspec.params[factor]) for factor in factors} or {"": 0}
             for case in cases
         ]
         chosen = {id(cases[position]) for position in choose(settings, elsewhere=elsewhere)}

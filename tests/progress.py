@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 IDLE = 40  # seconds
-FAR = 600  # seconds; for what hangs and is busy
+FAR = 1200  # seconds; for what hangs and is busy
 _TICKS = os.sysconf("SC_CLK_TCK")  # in a second
 
 

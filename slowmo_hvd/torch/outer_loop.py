@@ -379,7 +379,8 @@ class OuterLoop:
             torch.profiler.record_function("slowmo.sync"),
             stall_watch.waiting(self, f"in the sync after step {step}", size=self._bytes(slow)),
         ):
-            flats, tail, sound = self._outgoing(slow)
+            with critical.alike():
+                flats, tail, sound = self._outgoing(slow)
             sent = sum_(
                 flats,
                 tail,

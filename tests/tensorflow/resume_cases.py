@@ -3,10 +3,11 @@
 A case is an inner optimizer, a strategy for its buffers and a position in a window, of a model
 with a layer in float32 and one in bfloat16. ``save`` trains without a break, and writes the model
 on the way and what it is in the end. ``resume`` loads it, goes on, and reports what does not end
-there, bit for bit. With ``all`` each pair is saved at all positions, and else at one, which goes
-round.
+there, bit for bit. With ``all`` these are all cases, and else each optimizer is in one, and each
+strategy in one at each position.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -19,15 +20,18 @@ from keras_optimizers import INNER, STRATEGIES
 import slowmo_hvd.tensorflow as hvd
 
 STEPS, PERIOD = 6, 3
-POSITIONS = range(1, PERIOD + 2)  # in a window, at its end, and past the reset there
+POSITIONS = tuple(range(1, PERIOD + 2))  # in a window, at its end, and past the reset there
 
 
-def positions(index: int, every: bool) -> list[int]:
-    """After which steps the index-th pair of optimizer and strategy is saved."""
-    return list(POSITIONS) if every else [POSITIONS[index % len(POSITIONS)]]
+def cases(every: bool) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Optimizer, strategy, and after which steps it is saved."""
+    if every:
+        return [(name, strategy, POSITIONS) for name in INNER for strategy in STRATEGIES]
+    turns = itertools.cycle(itertools.product(STRATEGIES, POSITIONS))
+    return [(name, strategy, (done,)) for name, (strategy, done) in zip(INNER, turns, strict=False)]
 
 
-def save(path: Path, name: str, strategy: str, at: list[int]) -> None:
+def save(path: Path, name: str, strategy: str, at: tuple[int, ...]) -> None:
     model = model_of_two_dtypes()
     optimizer = hvd.DistributedOptimizer(INNER[name](), sync_period=PERIOD, buffers=strategy)
     model.compile(optimizer=optimizer, loss="mse")
@@ -54,10 +58,8 @@ def main(command: str, folder: str, which: str = "some") -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     hvd.init()
     resumed, parted = 0, []
-    pairs = [(name, strategy) for name in INNER for strategy in STRATEGIES]
-    for index, (name, strategy) in enumerate(pairs):
+    for index, (name, strategy, at) in enumerate(cases(which == "all")):
         path = Path(folder) / f"{index}.{hvd.rank()}"
-        at = positions(index, which == "all")
         if command == "save":
             save(path, name, strategy, at)
             continue

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from keras_optimizers import INNER, STRATEGIES
 from launch import ROOT, horovodrun
 
@@ -19,13 +20,17 @@ def run(ranks: int, script: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_optimizer_and_strategy_resumes_bit_for_bit_in_new_processes(tmp_path: Path) -> None:
-    """From one of four positions each; ``resume_cases.py save FOLDER all`` is for all of them."""
+def test_every_optimizer_resumes_bit_for_bit_in_new_processes(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Each strategy from each of four positions, and with all cases each of every optimizer."""
+    every = pytestconfig.getoption("all_cases")
     for command in ("save", "resume"):
-        run(2, "resume_cases.py", command, str(tmp_path))
+        run(2, "resume_cases.py", command, str(tmp_path), *["all"] * every)
+    cases = len(INNER) * len(STRATEGIES) * 4 if every else len(INNER)
     for rank in range(2):
         report = json.loads((tmp_path / f"resume.{rank}").read_text())
-        assert report == {"resumed": len(INNER) * len(STRATEGIES), "parted": []}
+        assert report == {"resumed": cases, "parted": []}
 
 
 def test_saved_by_two_ranks_and_resumed_by_any_number_in_every_order(tmp_path: Path) -> None:

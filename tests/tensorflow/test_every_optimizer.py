@@ -28,6 +28,8 @@ import slowmo_hvd.tensorflow as hvd
 
 STEPS = 5  # two windows of two steps, and one step more
 RANKS = pytest.mark.ranks(1, 2)
+# Every optimizer trains on one rank in the first of these tests.
+WITH_TWO = pytest.mark.pairwise("ranks", "name")
 
 
 @dataclass
@@ -71,6 +73,7 @@ def test_every_class_that_keras_exports_is_in_the_matrix() -> None:
 
 
 @RANKS
+@pytest.mark.pairwise
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", INNER)
 def test_workers_part_inside_each_window_and_meet_at_its_end(name: str, strategy: str) -> None:
@@ -87,6 +90,7 @@ def test_workers_part_inside_each_window_and_meet_at_its_end(name: str, strategy
 
 # Not Ftrl: newly made it forgets the weights that it finds.
 @RANKS
+@WITH_TWO
 @pytest.mark.parametrize("name", [name for name in INNER if name != "Ftrl"])
 def test_reset_begins_a_window_as_an_optimizer_newly_made_does(name: str) -> None:
     seen, model = run(name, "reset"), model_of_two_dtypes()
@@ -96,6 +100,7 @@ def test_reset_begins_a_window_as_an_optimizer_newly_made_does(name: str) -> Non
 
 
 @RANKS
+@WITH_TWO
 @pytest.mark.parametrize("name", INNER)
 def test_maintain_does_not(name: str) -> None:
     seen, as_new = run(name, "maintain"), run(name, "reset")
@@ -104,6 +109,7 @@ def test_maintain_does_not(name: str) -> None:
 
 
 @RANKS
+@WITH_TWO
 @pytest.mark.parametrize("name", INNER)
 def test_average_gives_all_workers_the_same_buffers(name: str) -> None:
     first, *others = everyone(run(name, "average").buffers)

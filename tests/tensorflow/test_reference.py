@@ -138,6 +138,7 @@ PLANS = [
 ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("name", "buffers", "course", "nesterov"), PLANS)
 def test_matches_the_reference(name: str, buffers: str, course: str, nesterov: bool) -> None:
     config = SlowMoConfig(

@@ -57,8 +57,9 @@ def goes_on_bit_for_bit(name: str, strategy: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.ranks(1)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(name, dtype) for name, inner in INNER.items() for dtype in inner.dtypes]
+)
 def test_resuming_at_any_step_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     goes_on_bit_for_bit(name, "auto", dtype)
 
