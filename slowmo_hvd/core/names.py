@@ -52,6 +52,7 @@ def agreed_serial(claims: Mapping[int, Sequence[float]]) -> int:
 
 def serial_before_agreeing(others: Callable[[], Iterable[int | None]]) -> int:
     """The number that the ranks will agree on if all optimizers begin in the same order on each."""
+    gc.collect()  # an optimizer that is dropped, but not yet collected on this rank, would count
     return _smallest_free(int(claim(None, others)[1]))
 
 
