@@ -113,3 +113,110 @@ def test_what_has_ended_or_is_gone_is_not_waited_for(limits: Callable[..., None]
     del dropped
     gc.collect()
     assert not watch._waits
+
+
+class Clock:
+    """Tells the time that the test says."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def timed(limits: Callable[..., None]) -> tuple[StallWatch, Clock, threading.Event]:
+    """A watch by Horovod's limits, its clock, and what it sets when it ends the job."""
+    limits()
+    clock, down = Clock(), threading.Event()
+    return StallWatch(lambda: 3, down.set, FailedError, clock), clock, down
+
+
+def looks_at(watch: StallWatch, clock: Clock, seconds: float) -> None:
+    clock.now += seconds
+    watch.look()
+
+
+MEGABYTE = 1_000_000
+
+
+def test_before_the_link_is_known_it_may_be_one_of_10_megabits_a_second(
+    timed: tuple[StallWatch, Clock, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, clock, down = timed
+    owner = Owner()
+    watch.begin(owner, "in the sync after step 12", size=240 * MEGABYTE)  # 192 s
+    looks_at(watch, clock, 60 + 191)
+    assert not caplog.records
+    looks_at(watch, clock, 1)
+    assert "for other ranks in the sync after step 12. Likely some rank" in caplog.messages[0]
+    assert "up to 1992 s" in caplog.messages[0]
+    looks_at(watch, clock, 1992 - 252 - 1)
+    assert not down.is_set()
+    looks_at(watch, clock, 1)
+    assert down.is_set()
+
+
+def test_after_the_first_weights_a_sync_may_take_ten_times_as_long_as_they_did(
+    timed: tuple[StallWatch, Clock, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, clock, _ = timed
+    owner = Owner()
+    with watch.sending(owner, "in sending the first weights", size=240 * MEGABYTE):
+        looks_at(watch, clock, 6.4)  # 300 Mbit/s
+    watch.begin(owner, "in the sync after step 12", size=120 * MEGABYTE)  # half as much
+    looks_at(watch, clock, 60 + 31)
+    assert not caplog.records
+    looks_at(watch, clock, 1)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(240 * MEGABYTE, 1000.0), (1000, 50.0)])
+def test_neither_a_crawling_link_nor_a_small_collective_makes_it_more_patient(
+    size: int,
+    seconds: float,
+    timed: tuple[StallWatch, Clock, threading.Event],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch, clock, _ = timed
+    owner = Owner()
+    with watch.sending(owner, "in sending the first weights", size=size):
+        clock.now += seconds
+    watch.begin(owner, "in the sync after step 12", size=240 * MEGABYTE)
+    looks_at(watch, clock, 60 + 191)
+    assert not caplog.records
+    looks_at(watch, clock, 1)
+    assert len(caplog.records) == 1
+
+
+def test_where_all_ranks_are_there_the_link_is_blamed_and_the_wait_around_goes_on(
+    timed: tuple[StallWatch, Clock, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, clock, _ = timed
+    owner = Owner()
+    with watch.waiting(owner, "in the first step", warn_after=10):
+        looks_at(watch, clock, 9)
+        with watch.sending(owner, "in sending the first weights", size=240 * MEGABYTE):
+            looks_at(watch, clock, 60 + 192)
+        assert [message.partition(". ")[2] for message in caplog.messages] == [
+            "All ranks were there when it began, so likely a link is slow, or some rank has died. "
+            "It waits on, up to 1992 s (HOROVOD_STALL_SHUTDOWN_TIME_SECONDS)"
+        ]
+        looks_at(watch, clock, 9)
+        assert len(caplog.records) == 1
+        looks_at(watch, clock, 1)
+        assert "in the first step. Likely some rank has stopped calling" in caplog.messages[1]
+
+
+def test_an_error_in_a_part_of_a_wait_is_told_with_the_place_of_the_part_alone(
+    timed: tuple[StallWatch, Clock, threading.Event],
+) -> None:
+    watch, _, _ = timed
+    owner = Owner()
+    with (
+        pytest.raises(FailedError, match="failed while rank 3 was in sending the fi") as raised,
+        watch.waiting(owner, "in the first step"),
+        watch.sending(owner, "in sending the first weights", size=0),
+    ):
+        raise FailedError("Horovod has been shut down")
+    assert "in the first step" not in str(raised.value)
