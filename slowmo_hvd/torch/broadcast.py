@@ -55,7 +55,7 @@ def broadcast_tensors(
         process_set: the ranks that take part, this one among them.
     """
     mine = hvd.rank() == root_rank
-    raw = [_bytes(tensor) for tensor in tensors]
+    raw = [bytes_of(tensor) for tensor in tensors]
     under_way: list[_Transfer] = []
     for index, (device, slices) in enumerate(_chunks(specs)):
         parts = [raw[number][bytes_] for number, bytes_ in slices]
@@ -90,8 +90,11 @@ class _Transfer(NamedTuple):
                 part.copy_(place)
 
 
-def _bytes(tensor: Tensor) -> Tensor:
-    # Horovod knows no bfloat16, nor the complex numbers; it knows bytes.
+def bytes_of(tensor: Tensor) -> Tensor:
+    """A tensor as uint8, flat; its own memory if it is contiguous.
+
+    Horovod knows no bfloat16, nor the complex numbers.
+    """
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from slowmo_hvd.core.gathering import Gather, gather_json
 from slowmo_hvd.torch.buffer_wire import BufferKey, allocate, key_of
 from slowmo_hvd.torch.exchange import sum_
+from slowmo_hvd.torch.parameters import parameters_of
 from slowmo_hvd.torch.second_copies import second_copies
 from slowmo_hvd.torch.slow_model import real, slow_dtype
 
@@ -91,7 +92,7 @@ class BufferAverage:
         if not self._agreed:  # agreed, hence empty on every rank or on none
             return 0
         buffers = _buffers(inner)
-        flats, parts = allocate(self._agreed, dict(enumerate(_parameters(inner))))
+        flats, parts = allocate(self._agreed, dict(enumerate(parameters_of(inner))))
         tail = flats[0][flats[0].numel() - len(self._agreed) :]
         for index, key in enumerate(self._agreed):
             if key in buffers:
@@ -107,10 +108,6 @@ class BufferAverage:
         return sent
 
 
-def _parameters(inner: torch.optim.Optimizer) -> list[Tensor]:
-    return [param for group in inner.param_groups for param in group["params"]]
-
-
 def _buffers(inner: torch.optim.Optimizer) -> dict[BufferKey, Tensor]:
     """The inner optimizer's float buffers, by their keys."""
     return dict(_keyed(inner))
@@ -118,7 +115,7 @@ def _buffers(inner: torch.optim.Optimizer) -> dict[BufferKey, Tensor]:
 
 def _keyed(inner: torch.optim.Optimizer) -> Iterator[tuple[BufferKey, Tensor]]:
     copies = second_copies(inner)
-    for position, param in enumerate(_parameters(inner)):
+    for position, param in enumerate(parameters_of(inner)):
         for key, value in inner.state.get(param, {}).items():
             if key not in copies and _is_buffer(key, value, param):
                 yield key_of(position, key, value), real(value)

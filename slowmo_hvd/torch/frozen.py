@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.outer import PLAIN_AVERAGE
 from slowmo_hvd.core.roll_call import RollCall, call_roll, is_sound, mark
+from slowmo_hvd.torch.broadcast import bytes_of
 from slowmo_hvd.torch.exchange import critical, gather_figures, sum_
 from slowmo_hvd.torch.slow_model import SlowModel
 
@@ -79,7 +80,7 @@ def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: A
     """
     checksum = 0
     for param in params:
-        checksum = zlib.crc32(_bytes(param).numpy(), checksum)  # type: ignore[arg-type]
+        checksum = zlib.crc32(bytes_of(param.cpu()).numpy(), checksum)  # type: ignore[arg-type]
     by_rank = gather_figures([checksum], name=f"{name}.checksum", process_set=process_set)
     if all(row == by_rank[root] for row in by_rank.values()):  # from a sum: on every rank, or none
         return 0.0
@@ -88,7 +89,7 @@ def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: A
     words = torch.zeros(-(-sum(sizes) // 8), dtype=torch.int64, device="cpu")
     wire = words.view(torch.uint8)
     if hvd.rank() == root:
-        torch.cat([_bytes(param) for param in params], out=wire[: sum(sizes)])
+        torch.cat([bytes_of(param.cpu()) for param in params], out=wire[: sum(sizes)])
     sum_([words], words[:0], name=name, compression=hvd.Compression.none, process_set=process_set)
     apart = torch.zeros((), dtype=torch.float64, device="cpu")
     for param, part in zip(params, torch.split(wire[: sum(sizes)], sizes), strict=True):
@@ -98,10 +99,6 @@ def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: A
             apart = torch.maximum(apart, gap)  # a NaN stays one
         param.detach().copy_(roots)
     return apart.item()
-
-
-def _bytes(param: Tensor) -> Tensor:
-    return param.detach().cpu().contiguous().view(-1).view(torch.uint8)
 
 
 def _wide(tensor: Tensor) -> Tensor:

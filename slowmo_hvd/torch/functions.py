@@ -1,7 +1,7 @@
 """Horovod's functions on optimizers, where SlowMo's have more state than Horovod knows of."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import horovod.torch as hvd
@@ -12,6 +12,7 @@ from torch import Tensor
 from slowmo_hvd.torch.broadcast import Spec, broadcast_tensors, spec_of
 from slowmo_hvd.torch.exchange import critical, stall_watch
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
+from slowmo_hvd.torch.parameters import parameters_of
 from slowmo_hvd.torch.wrappers import layers
 
 _NOT_CALLED = "Likely some rank does not call it, or has died"
@@ -71,7 +72,7 @@ def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
                 process_set=process_set,
             )
         if not mine:
-            tensors = _places(optimizer, skeleton, specs)
+            tensors = _destinations(optimizer, skeleton, specs)
         size = sum(spec.bytes for spec in specs)
         with stall_watch.sending(owner, "in broadcast_optimizer_state", size=size):
             broadcast_tensors(
@@ -79,13 +80,15 @@ def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
                 specs,
                 root_rank,
                 name="slowmo.optimizer_state",
-                devices={param.device.type: param.device for param in _parameters(optimizer)},
+                devices={param.device.type: param.device for param in parameters_of(optimizer)},
                 process_set=process_set,
             )
     return _put_back(skeleton, tensors)
 
 
-def _places(optimizer: DistributedOptimizer, skeleton: Any, specs: Sequence[Spec]) -> list[Tensor]:
+def _destinations(
+    optimizer: DistributedOptimizer, skeleton: Any, specs: Sequence[Spec]
+) -> list[Tensor]:
     """Where this rank receives the root's tensors.
 
     Its own state's, if that has the same tensors and will be taken: that needs no memory. Else new
@@ -118,11 +121,6 @@ def _can_receive(
 def _is_as(tensor: Tensor, spec: Spec) -> bool:
     fits = tensor.dtype == spec.dtype and tuple(tensor.shape) == spec.shape
     return fits and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_contiguous()
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
 
 
 class _Hole:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowmo_hvd.torch.parameters import parameters_of
+
 
 def overflowed(optimizer: torch.optim.Optimizer) -> bool:
     """Whether GradScaler found an infinite gradient on this rank.
@@ -59,7 +61,4 @@ def _make_dense(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _with_gradient(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        for param in group["params"]:
-            if param.grad is not None:
-                yield param
+    return (param for param in parameters_of(optimizer) if param.grad is not None)

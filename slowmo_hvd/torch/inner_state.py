@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.form import array_form, group_difference
 from slowmo_hvd.core.state import refusal
+from slowmo_hvd.torch.parameters import parameters_of
 
 
 def tensor_form(value: Any) -> str | None:
@@ -87,8 +88,7 @@ def _uncast_scalars(inner: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> N
     torch casts all but "step" to the parameter's dtype, though the optimizers make them float32:
     NAdam's product of momenta would be rounded to bfloat16 by each resuming.
     """
-    params = [param for group in inner.param_groups for param in group["params"]]
-    for number, param in enumerate(params):
+    for number, param in enumerate(parameters_of(inner)):
         for key, value in saved.get(number, {}).items():
             if isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point():
                 loaded = inner.state[param][key]

@@ -210,16 +210,10 @@ class OuterLoop:
         next sync, and `call_roll` raises the same error on all of them. Nothing is averaged.
         """
         assert self._slow is not None  # _agree saw that the ranks have agreed
-        flats = self._slow.displacements(self._spare, zero=True)
+        flats = self._slow.nothing(self._spare)
         tail = flats[0][flats[0].numel() - self._spare :]
         tail[self.process_set.rank()] = mark_of_change(self._schedule.step)
-        sum_(
-            flats,
-            tail,
-            name=self._name,
-            compression=self._compression,
-            process_set=self.process_set,
-        )
+        self._sum(flats, tail)
         with critical.alike():
             self._read(tail)
 
@@ -381,13 +375,7 @@ class OuterLoop:
         ):
             with critical.alike():
                 flats, tail, sound = self._outgoing(slow)
-            sent = sum_(
-                flats,
-                tail,
-                name=self._name,
-                compression=self._compression,
-                process_set=self.process_set,
-            )
+            sent = self._sum(flats, tail)
             with critical.alike():
                 roll, (squares, news_count, *rates) = self._read(tail)
             workers = roll.contributors
@@ -422,6 +410,16 @@ class OuterLoop:
             rate.clear()
         self.stats = self.stats.add(record)
         return record
+
+    def _sum(self, flats: Sequence[Tensor], tail: Tensor) -> int:
+        """The allreduce of a sync, in place; return the bytes sent."""
+        return sum_(
+            flats,
+            tail,
+            name=self._name,
+            compression=self._compression,
+            process_set=self.process_set,
+        )
 
     def _outgoing(self, slow: SlowModel) -> tuple[list[Tensor], Tensor, bool]:
         """This worker's displacements, the figures at their end, and whether it is sound.

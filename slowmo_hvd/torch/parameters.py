@@ -7,12 +7,18 @@ from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from slowmo_hvd.core.schedule import MeanLearningRate
 
 _switch = attrgetter("requires_grad")
 _form = attrgetter("dtype", "device", "shape")
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters of all groups, end to end: their positions are those in this list."""
+    return [param for group in optimizer.param_groups for param in group["params"]]
 
 
 class Parameters:

@@ -134,7 +134,7 @@ class SlowModel:
         for bucket in self.buckets:
             bucket.allocate(with_momentum=with_momentum)
 
-    def displacements(self, spare: int, *, zero: bool = False) -> list[Tensor]:
+    def displacements(self, spare: int) -> list[Tensor]:
         """d^i = x_{t,0} - x^i of this worker, flat, one tensor a bucket.
 
         Half-precision parameters started the window from the anchor rounded to their dtype, so
@@ -143,20 +143,22 @@ class SlowModel:
 
         Args:
             spare: room left at the end of the first tensor, for figures that travel along.
-            zero: give zeros instead, and in that room too.
         """
-        flats: list[Tensor] = []
-        for bucket in self.buckets:
-            flat = bucket.wire(spare if not flats else 0)
-            if zero:
-                flats.append(flat.zero_())
-                continue
+        flats = self._wires(spare)
+        for bucket, flat in zip(self.buckets, flats, strict=True):
             starts = bucket.views(bucket.anchor)
             for (_, param, anchor), (_, _, out) in zip(starts, bucket.views(flat), strict=True):
                 start = anchor if param.dtype == anchor.dtype else anchor.to(param.dtype)
                 torch.sub(start, param, out=out)
-            flats.append(flat)
         return flats
+
+    def nothing(self, spare: int) -> list[Tensor]:
+        """The `displacements` of a worker that adds nothing, with zeros for the figures too."""
+        return [flat.zero_() for flat in self._wires(spare)]
+
+    def _wires(self, spare: int) -> list[Tensor]:
+        first, *others = self.buckets
+        return [first.wire(spare), *(bucket.wire(0) for bucket in others)]
 
     def squared_norm(self, flats: Sequence[Tensor]) -> float:
         """The squared Euclidean norm of what `displacements` returned, over all buckets."""
