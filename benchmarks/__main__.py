@@ -6,7 +6,12 @@ import sys
 
 BENCHMARKS = {
     "torch": ("step_overhead", "sync_time", "memory", "broadcast_time", "broadcast_time 50"),
-    "tensorflow": ("keras_step_overhead", "keras_sync_time"),
+    "tensorflow": (
+        "keras_step_overhead",
+        "keras_sync_time",
+        "keras_broadcast_time",
+        "keras_broadcast_time 50",
+    ),
 }
 
 

@@ -7,7 +7,6 @@ run, and the median of the ratios counts.
 """
 
 import os
-import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ import horovod.torch
 import torch
 
 import slowmo_hvd.torch as hvd
+from benchmarks.ratios import summary
 from benchmarks.sync_time import seconds
 
 SIZES = {"500 of 4 KB": (500, 2**10), "500 of 64 KB": (500, 2**14), "4 of 32 MB": (4, 2**23)}
@@ -65,10 +65,7 @@ def main() -> None:
         if hvd.rank() == 0:
             print(
                 f"broadcast of Adam's state over Horovod's, parameters: {name}, "
-                f"{hvd.size()} ranks: "
-                f"median ratio {statistics.median(ratios):.2f} "
-                f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {ROUNDS} rounds; "
-                f"Horovod's {statistics.median(plains) * 1e3:.0f} ms)",
+                f"{hvd.size()} ranks: " + summary(ratios, "Horovod's", plains),
                 flush=True,
             )
 

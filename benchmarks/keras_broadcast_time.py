@@ -7,7 +7,6 @@ does in a sync is done here for it.
 """
 
 import os
-import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ import tensorflow as tf
 
 import slowmo_hvd.tensorflow as hvd
 from benchmarks.keras_sync_time import seconds
+from benchmarks.ratios import summary
 
 #: Elements of each tensor, float32.
 SIZES = {
@@ -73,9 +73,7 @@ def main() -> None:
         for call in measured if hvd.rank() == 0 else ():
             print(
                 f"{call} over Horovod's, tensors: {name}, {hvd.size()} ranks: "
-                f"median ratio {statistics.median(ratios[call]):.2f} "
-                f"(min {min(ratios[call]):.2f}, max {max(ratios[call]):.2f}, {ROUNDS} rounds; "
-                f"Horovod's {statistics.median(horovods[call]) * 1e3:.0f} ms)",
+                + summary(ratios[call], "Horovod's", horovods[call]),
                 flush=True,
             )
 

@@ -4,7 +4,6 @@ Run by ``horovodrun -np 2 python -m benchmarks.keras_sync_time``. Both are measu
 run, since the machine's speed changes from minute to minute; the median of the ratios counts.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ import keras
 import tensorflow as tf
 
 import slowmo_hvd.tensorflow as hvd
+from benchmarks.ratios import summary
 
 ROUNDS = 15
 
@@ -50,8 +50,7 @@ def main() -> None:
     if hvd.rank() == 0:
         print(
             f"sync over raw allreduce of {size * 4 / 1e6:.0f} MB in TensorFlow, {hvd.size()} "
-            f"ranks: median ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max "
-            f"{max(ratios):.2f}, {ROUNDS} rounds; raw {statistics.median(raws) * 1e3:.0f} ms)"
+            f"ranks: {summary(ratios, 'raw', raws)}"
         )
 
 

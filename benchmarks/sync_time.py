@@ -4,7 +4,6 @@ Run by ``horovodrun -np 2 python -m benchmarks.sync_time``. Both are measured in
 since the machine's speed changes from minute to minute; the median of the ratios counts.
 """
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 
 import slowmo_hvd.torch as hvd
 from benchmarks.models import fill_gradients, large_model
+from benchmarks.ratios import summary
 
 ROUNDS = 15
 
@@ -46,9 +46,7 @@ def main() -> None:
     if hvd.rank() == 0:
         print(
             f"sync over raw allreduce of {size * 4 / 1e6:.0f} MB, {hvd.size()} ranks: "
-            f"median ratio {statistics.median(ratios):.2f} "
-            f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {ROUNDS} rounds; "
-            f"raw {statistics.median(raws) * 1e3:.0f} ms)",
+            f"{summary(ratios, 'raw', raws)}",
             file=sys.stdout,
         )
 
