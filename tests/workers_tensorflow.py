@@ -48,7 +48,7 @@ class SGDWorker:
         hvd.broadcast_variables([self._weights, *self.optimizer.variables], root_rank=root)
 
     def steps_taken(self) -> int:
-        return int(self._variable("step"))
+        return int(self._variable("step")) if self.optimizer.built else 0
 
     def momentum(self) -> list[float]:
         (buffer,) = self.inner.momentums

@@ -16,9 +16,19 @@ import horovod.tensorflow as hvd
 import tensorflow as tf
 from horovod.common.exceptions import HorovodInternalError
 
+from slowmo_hvd.core.critical_section import CriticalSections
 from slowmo_hvd.core.stall import StallWatch
 
 stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
+#: Likewise, around what Python drives. A sync is a graph, which Ctrl-C waits for anyway.
+critical = CriticalSections(
+    hvd.rank,
+    HorovodInternalError,
+    # What a graph makes of Horovod's errors.
+    tf.errors.AbortedError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
+)
 _LARGEST_POWER = 100  # of two, by which displacements are scaled for half precision
 
 

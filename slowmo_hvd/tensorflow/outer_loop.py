@@ -4,12 +4,13 @@ Its counters are variables and its sync is a branch of the graph, so that it run
 ``tf.function``, in ``fit`` and with several steps an execution, and is saved with the optimizer.
 """
 
+import contextlib
 import time
 import warnings
 import weakref
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
 from slowmo_hvd.tensorflow.exchange import (
     average_now,
+    critical,
     gather_figures,
     run_now,
     stall_watch,
@@ -281,14 +283,14 @@ class OuterLoop:
         Raises:
             ValueError: the ranks differ; the same error on every rank.
         """
-        with stall_watch.waiting(self, "in the first step", warn_after=10):
+        with self._first_step():
             self._begin(self._to_freeze())
 
     def agree_after_broadcast(self) -> None:
         """`agree`, on what the root trains: a rank that has just come cannot know that yet."""
         if not self.member:
             return
-        with stall_watch.waiting(self, "in the first step", warn_after=10):
+        with self._first_step():
             gather = self._gather("frozen")
             keys = {rank: int(key) for rank, (key,) in gather([self._key * self._agreed]).items()}
             root = min(keys)
@@ -296,6 +298,14 @@ class OuterLoop:
             if keys[root] and set(keys.values()) != {keys[root]}:
                 frozen = tuple(gather_json(list(self._frozen), gather)[root])
             self._begin(frozen)
+
+    @contextlib.contextmanager
+    def _first_step(self) -> Iterator[None]:
+        with (
+            critical.entered(self, "the first step", unnamed=True),
+            stall_watch.waiting(self, "in the first step", warn_after=10),
+        ):
+            yield
 
     def _begin(self, frozen: tuple[int, ...]) -> None:
         begun = self.begun
@@ -331,7 +341,11 @@ class OuterLoop:
         stopped = self._slow.part(set(frozen) - set(self._frozen))
         started = self._slow.part(set(self._frozen) - set(frozen))
         inside = int(self._position) > 0
-        with stall_watch.waiting(self, "where other variables are to be trained"):
+        what = f"other variables to train after step {int(self._step)}"
+        with (
+            critical.entered(self, f"the agreement on {what}", unnamed=True),
+            stall_watch.waiting(self, f"to agree on {what}", size=self._bytes(self._trained)),
+        ):
             self._meet(stopped if inside else self._slow.part(()))
             root = self._agree(frozen)
             means = [native(slot.variable) for slot in stopped.slots] if inside else []
@@ -374,7 +388,8 @@ class OuterLoop:
             return marks[:workers]
 
         marks = run_now(send, tf.constant(tail, tf.float64)).numpy().tolist()
-        roll = call_roll(marks, self.process_set.ranks, self.config.on_nonfinite)
+        with critical.alike():
+            roll = call_roll(marks, self.process_set.ranks, self.config.on_nonfinite)
         if roll.excluded:
             warnings.warn(exclusion(roll.excluded, int(self._step)), stacklevel=2)
 
@@ -410,7 +425,8 @@ class OuterLoop:
             gradients_per_step=self._passes,
             buffers=[buffers.averaged_kinds for buffers in self._buffers],
         )
-        root, serial = agree(figures, self._gather("figures"), self._serial, self._others)
+        with critical.alike():
+            root, serial = agree(figures, self._gather("figures"), self._serial, self._others)
         self._take_name(serial)
         return root
 
@@ -427,14 +443,15 @@ class OuterLoop:
             slow.anchor_here()
         ours = slow.anchors()
         mine = hvd.rank() == root
-        flats = [
-            sum_now(
-                flat if mine else tf.zeros_like(flat),
-                name=f"{self.name}.anchor.{index}",
-                process_set=self.process_set,
-            )
-            for index, flat in enumerate(ours)
-        ]
+        with stall_watch.sending(self, "in sending the first weights", size=self._bytes(slow)):
+            flats = [
+                sum_now(
+                    flat if mine else tf.zeros_like(flat),
+                    name=f"{self.name}.anchor.{index}",
+                    process_set=self.process_set,
+                )
+                for index, flat in enumerate(ours)
+            ]
         gaps = [
             float(tf.reduce_max(tf.abs(a - b)))
             for a, b in zip(flats, ours, strict=True)
@@ -448,6 +465,12 @@ class OuterLoop:
             slow.restart()
             for buffers in self._buffers:
                 buffers.follow(of=_ids(slow), at_start=not self.begun)
+
+    def _bytes(self, slow: SlowModel) -> int:
+        """What its displacements have on the wire."""
+        if self.process_set.size() == 1:
+            return 0
+        return sum(slot.nbytes for slot in slow.slots)
 
     def _synchronise(self, slow: SlowModel, frozen: set[int], key: int, kind: Any) -> None:
         """Average the displacements, take the outer step, begin a window. A collective.
@@ -544,6 +567,7 @@ class OuterLoop:
         ``tf.config.experimental.enable_op_determinism()``.
         """
         self._entered = time.perf_counter()
+        critical.check(self)
         if int(self._agreed_key) == 0:
             raise RuntimeError(ONE_STEP)
         if int(key) != self._key:
@@ -551,7 +575,8 @@ class OuterLoop:
                 "this training step was made when other variables were trained: after freezing or "
                 "thawing layers compile the model again, or make the tf.function anew"
             )
-        stall_watch.begin(self, f"in the sync after step {int(step)}")
+        size = self._bytes(self._trained)
+        stall_watch.begin(self, f"in the sync after step {int(step)}", size=size)
         return self.process_set.rank(), self.process_set.size()
 
     def _call_roll(self, marks: Any) -> float:

@@ -20,6 +20,7 @@ from slowmo_hvd.core.state import (
     pack_inner,
     refusal,
 )
+from slowmo_hvd.tensorflow.exchange import critical
 from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.outer_loop import OuterLoop
 
@@ -28,7 +29,12 @@ _COUNTERS = ("step", "window", "position")
 
 
 def to_arrays(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
-    """All that there is to save of a built optimizer."""
+    """All that there is to save of a built optimizer.
+
+    Raises:
+        RuntimeError: it was broken off in a collective, and is no state of any step.
+    """
+    critical.check_whole(outer)
     outer.anchor_frozen()
     arrays = {name: np.array(value.numpy()) for name, value in outer.named_variables().items()}
     arrays["version"] = np.array(STATE_VERSION, np.int64)

@@ -42,6 +42,11 @@ class SlowVariable(NamedTuple):
         """Elements."""
         return int(self.anchor.shape.num_elements())
 
+    @property
+    def nbytes(self) -> int:
+        """What its displacement has on the wire."""
+        return self.size * int(self.anchor.dtype.size)
+
 
 class SlowModel:
     """Anchor and slow momentum of all variables, and the arithmetic of one outer step.

@@ -2,7 +2,8 @@
 
 Its blocks are one script, in the order of the page, run on two ranks: first the new side of the
 PyTorch diff, then every Python block. The old side of the diff runs too, on Horovod alone. The
-Keras diff is a script of its own, whose old side no longer runs.
+other diffs are scripts of their own, whose old sides no longer run: Keras', and that of the tape,
+which leaves the loop around it to the reader.
 """
 
 import inspect
@@ -28,10 +29,18 @@ loader = [(torch.randn(5, 2, 2), torch.randint(3, (5,))) for _ in range(24)]
 KERAS_PREAMBLE = """\
 import keras
 import numpy as np
+import tensorflow as tf
 
 x, y = np.random.randn(60, 4).astype("float32"), np.random.randn(60, 3).astype("float32")
 make_keras_model = lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
 """
+TAPE_LOOP = """
+model = make_keras_model()
+hvd.broadcast_variables([v.value for v in model.variables], root_rank=0)  # as Horovod takes them
+for _ in range(12):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((model(x) - y) ** 2)
+"""  # 12 steps: one window
 KERAS_END = """
 import horovod.tensorflow
 weights = horovod.tensorflow.allgather_object([w.tolist() for w in model.get_weights()])
@@ -55,14 +64,14 @@ def run(script: str, folder: Path, *, succeeds: bool = True) -> str:
 
 
 def test_the_script_before_the_diff_is_a_horovod_script(tmp_path: Path) -> None:
-    diff, _ = blocks("diff")
+    diff, *_ = blocks("diff")
     assert len(re.findall("^[+]", diff, re.MULTILINE)) == 2
     assert "slowmo" not in side(diff, "-")
     run(PREAMBLE + side(diff, "-"), tmp_path)
 
 
 def test_the_code_runs_in_the_order_of_the_page(tmp_path: Path) -> None:
-    diff, _ = blocks("diff")
+    diff, *_ = blocks("diff")
     output = run("\n".join([PREAMBLE, side(diff, "+"), *blocks("python")]), tmp_path)
     assert re.search(r"step 48: drift 0\.\d+, \d+ bytes", output)
     assert output.count("SyncStats(syncs=4, ") == 2
@@ -71,16 +80,34 @@ def test_the_code_runs_in_the_order_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_keras_script_needs_one_line_and_ends_with_one_model(tmp_path: Path) -> None:
-    _, diff = blocks("diff")
+    _, diff, _ = blocks("diff")
     assert len(re.findall("^[+]", diff, re.MULTILINE)) == 1
     output = run(KERAS_PREAMBLE + side(diff, "+") + KERAS_END, tmp_path)
     assert output.count("one model: True") == 2
 
 
 def test_the_keras_script_before_the_diff_no_longer_runs(tmp_path: Path) -> None:
-    _, diff = blocks("diff")
+    _, diff, _ = blocks("diff")
     output = run(KERAS_PREAMBLE + side(diff, "-"), tmp_path, succeeds=False)
     assert "horovod/_keras/callbacks.py" in output  # it is Horovod's own callback that raises
+
+
+def tape_script(sign: str) -> str:
+    *_, diff = blocks("diff")
+    assert len(re.findall("^[+]", diff, re.MULTILINE)) == 2
+    imports, optimizer, *body = side(diff, sign).splitlines()
+    return "\n".join(
+        [KERAS_PREAMBLE, imports, "hvd.init()", optimizer, TAPE_LOOP, *body, KERAS_END]
+    )
+
+
+def test_the_script_around_a_tape_needs_two_lines_and_ends_with_one_model(tmp_path: Path) -> None:
+    assert run(tape_script("+"), tmp_path).count("one model: True") == 2
+
+
+def test_the_script_around_a_tape_before_the_diff_no_longer_runs(tmp_path: Path) -> None:
+    output = run(tape_script("-"), tmp_path, succeeds=False)
+    assert "'Variable' object has no attribute 'ref'" in output  # Horovod's tape, of Keras 3's
 
 
 def test_the_table_of_arguments_has_every_one_and_its_default() -> None:

@@ -29,6 +29,35 @@ def test_a_rank_that_stops_calling_step_is_waited_for_with_a_warning_and_then_no
     assert "rank 1 has waited" not in ended.output
 
 
+def test_a_slow_link_that_carries_the_first_weights_is_blamed_on_no_rank() -> None:
+    """20 MB may take 16 s, at 10 Mbit/s, before anyone is thought to be missing."""
+    ended = job(
+        2,
+        """
+        import importlib
+        import time
+
+        loop = importlib.import_module(f"slowmo_hvd.{framework.current()}.outer_loop")
+        sends = "sum_" if framework.current() == "torch" else "sum_now"
+        send = getattr(loop, sends)
+
+        def slowly(*args, name, **kwargs):
+            if "anchor" in name:
+                print(f"rank {rank} sends slowly", flush=True)
+                time.sleep(4)
+            return send(*args, name=name, **kwargs)
+
+        setattr(loop, sends, slowly)
+        this = worker(5_000_000)
+        this.step(1.0)
+        """,
+        **SOON,
+    )
+    assert ended.code == 0, ended.output
+    assert ended.output.count("sends slowly") == 2, ended.output
+    assert "has waited" not in ended.output, ended.output
+
+
 def test_ranks_with_different_process_sets_are_told_of_it() -> None:
     ended = job(
         2,

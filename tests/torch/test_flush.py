@@ -34,6 +34,27 @@ def test_it_is_a_sync_like_any_other_and_a_fresh_window_follows() -> None:
 
 
 @pytest.mark.ranks(1, 2)
+@pytest.mark.parametrize("buffers", ["reset", "maintain", "average"])
+def test_the_first_sync_may_come_in_inference_mode(buffers: str) -> None:
+    """What is made there could not be written to later."""
+    weight = number(0.0)
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD([weight], lr=1.0, momentum=0.5),
+        sync_period=2,
+        slow_momentum=0.5,
+        buffers=buffers,
+    )
+    step_with(optimizer, 1.0)
+    with torch.inference_mode():
+        optimizer.flush()
+    assert weight.item() == -1  # u = 1
+    step_with(optimizer, 1.0)
+    step_with(optimizer, 1.0)
+    # The buffer is 1 and 1.5 after a reset, else 1.5 and 1.75; u = 0.5 + their sum.
+    assert weight.item() == -1 - 0.5 - (2.5 if buffers == "reset" else 3.25)
+
+
+@pytest.mark.ranks(1, 2)
 def test_where_a_window_begins_it_does_nothing() -> None:
     model = Linear()
     optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), sync_period=2)
