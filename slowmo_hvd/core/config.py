@@ -26,6 +26,7 @@ class SlowMoConfig:
             before the windows begin (post-local SGD, arXiv 1808.07217); int >= 0.
         on_nonfinite: what a sync does with a worker whose displacement is not finite: "exclude"
             it from the average and give it the others' model, or "raise" on every worker.
+        bucket_bytes: what a sync sends at once, in bytes; int >= 8. Two such buckets are in memory.
 
     Raises:
         TypeError: an argument is not of the stated type.
@@ -39,11 +40,13 @@ class SlowMoConfig:
     buffers: str = "auto"
     warmup_steps: int = 0
     on_nonfinite: str = "exclude"
+    bucket_bytes: int = 32 * 2**20
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
         set_field(self, "sync_period", check_integer("sync_period", self.sync_period, least=1))
         set_field(self, "warmup_steps", check_integer("warmup_steps", self.warmup_steps, least=0))
+        set_field(self, "bucket_bytes", check_integer("bucket_bytes", self.bucket_bytes, least=8))
         set_field(self, "slow_lr", check_number("slow_lr", self.slow_lr, "a finite number > 0"))
         set_field(
             self,
@@ -74,4 +77,5 @@ class SlowMoConfig:
 
     def arithmetic(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one that was saved, as builtins."""
-        return {name: value for name, value in self.asdict().items() if name != "on_nonfinite"}
+        free = ("on_nonfinite", "bucket_bytes")
+        return {name: value for name, value in self.asdict().items() if name not in free}

@@ -7,7 +7,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.torch.exchange import wait
+from slowmo_hvd.torch.transport import wait
 
 _CHUNK = 64 * 2**20  # bytes that travel in one collective
 _LARGE = 2**20  # bytes of a tensor that need not be put together with others to travel well

@@ -1,18 +1,22 @@
 """Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.gathering import Gather, gather_json
-from slowmo_hvd.torch.buffer_wire import BufferKey, allocate, key_of
-from slowmo_hvd.torch.exchange import sum_
+from slowmo_hvd.core.gathering import gather_json
+from slowmo_hvd.core.pipeline import Load
+from slowmo_hvd.core.plan import Leaf
+from slowmo_hvd.core.roll_call import RollCall
+from slowmo_hvd.torch.fresh_state import forget, reset
+from slowmo_hvd.torch.means import BufferKey, key_of, sums
 from slowmo_hvd.torch.parameters import parameters_of
-from slowmo_hvd.torch.second_copies import second_copies
-from slowmo_hvd.torch.slow_model import real, slow_dtype
+from slowmo_hvd.torch.second_copies import SecondCopies, second_copies
+from slowmo_hvd.torch.tensors import Room, SlowModel, read, real, slow_dtype, write
+from slowmo_hvd.torch.transport import Transport
 
 
 def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
@@ -50,62 +54,171 @@ def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
     return strategy
 
 
-class BufferAverage:
-    """The "average" strategy: every float buffer becomes its mean over the workers that have it.
+class Buffers:
+    """The inner optimizer's buffers and its copies of the weights, through the syncs.
 
-    Which buffers there are depends on the gradients that a worker has seen, so the workers must
-    agree on a list of them before they can sum: a worker that never had a gradient for a
-    parameter has no buffer for it. Along with its displacement each worker says whether it has
-    news, a buffer outside the agreed list; the sum of those is equal everywhere, and so is the
-    decision to agree anew. Step counts and other integers are never averaged.
+    Which buffers there are to be averaged depends on the gradients that a worker has seen, so the
+    workers must agree on a list of them before they can sum: a worker that never had a gradient for
+    a parameter has no buffer for it. In the header of a sync each worker says whether it has news,
+    a buffer outside the agreed list; the sum of those is equal everywhere, and so is the decision
+    to agree anew. Step counts and other integers are never averaged.
     """
 
-    def __init__(self) -> None:
-        self._agreed: tuple[BufferKey, ...] = ()
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        strategy: str,
+        transport: Transport,
+        bucket_bytes: int,
+    ) -> None:
+        self.inner = inner
+        self.strategy = resolve_strategy(strategy, inner)
+        self.copies = SecondCopies(inner)
+        self.transport = transport
+        self.bucket_bytes = bucket_bytes
+        self.agreed: tuple[BufferKey, ...] = ()
 
-    def has_news(self, inner: torch.optim.Optimizer) -> bool:
-        """Whether this worker has a buffer that is not in the agreed list."""
-        return not set(_buffers(inner)).issubset(self._agreed)
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: a copy has agreed with nobody."""
+        return {**self.__dict__, "agreed": ()}
 
-    def finite(self, inner: torch.optim.Optimizer) -> bool:
+    @property
+    def _averages(self) -> bool:
+        return self.strategy == "average"
+
+    def finite(self) -> bool:
         """Whether every number that this worker would send is finite."""
+        return self.copies.finite() and not (self._averages and not self._finite())
+
+    def _finite(self) -> bool:
         sums = [
-            buffer.sum(dtype=slow_dtype(buffer.dtype)) for buffer in _buffers(inner).values()
+            buffer.sum(dtype=slow_dtype(buffer.dtype)) for buffer in _buffers(self.inner).values()
         ]  # not their norms: Adam's second moments have no squares in float32
         if not sums:
             return True
         device = sums[0].device  # one look at a GPU
         return bool(torch.stack([total.double().to(device) for total in sums]).isfinite().all())
 
-    def agree(self, inner: torch.optim.Optimizer, gather: Gather) -> None:
-        """Make the list the union of all workers' buffers. A collective, by ``gather``."""
-        keys = set(self._agreed)
-        for theirs in gather_json(list(_buffers(inner)), gather).values():
-            keys.update(BufferKey(*key) for key in theirs)
-        self._agreed = tuple(sorted(keys))
+    def has_news(self) -> bool:
+        """Whether this worker has a buffer that is not in the agreed list."""
+        return self._averages and not set(_buffers(self.inner)).issubset(self.agreed)
 
-    def average(self, inner: torch.optim.Optimizer, *, name: str, process_set: Any) -> int:
-        """Average the agreed buffers over the workers that have them; return the bytes sent.
+    def cross(self, slow: SlowModel, *, sound: bool, opens_window: bool) -> "_Crossing":
+        """Come to a sync."""
+        return _Crossing(self, slow, self.strategy, sound=sound, opens_window=opens_window)
+
+    def stop(self, slow: SlowModel, *, sound: bool) -> "_Crossing":
+        """Come to where parameters stop being trained."""
+        return _Stop(self, slow, "maintain", sound=sound, opens_window=False)
+
+
+class _Crossing:
+    """The way through one sync."""
+
+    def __init__(
+        self,
+        buffers: Buffers,
+        slow: SlowModel,
+        strategy: str,
+        *,
+        sound: bool,
+        opens_window: bool,
+    ) -> None:
+        self._buffers = buffers
+        self._slow = slow
+        self._strategy = strategy
+        self._sound = sound
+        self._resets = strategy == "reset" and opens_window
+        # A reset drops the copies.
+        self._copies = {} if self._resets else buffers.copies.keyed(slow.params)
+        self.changed = bool(self._copies)
+        if sound:
+            buffers.copies.measure(self._copies, slow.params)
+
+    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
+        if self._strategy == "average":
+            if news:
+                self._agree(f"{name}.keys")
+            yield from self._average(f"{name}.buffers")
+        if self._copies:
+            yield from self._follow(roll.present, f"{name}.copies")
+
+    def _agree(self, name: str) -> None:
+        """Make the list the union of all workers' buffers. A collective."""
+        keys = set(self._buffers.agreed)
+        own = list(self._own())
+        for theirs in gather_json(own, partial(self._buffers.transport.gather, name=name)).values():
+            keys.update(BufferKey(*key) for key in theirs)
+        self._buffers.agreed = tuple(sorted(keys))
+
+    def _own(self) -> dict[BufferKey, Tensor]:
+        return _buffers(self._buffers.inner) if self._sound else {}
+
+    def _average(self, name: str) -> Iterator[Load]:
+        """Average the agreed buffers over the workers that have them.
 
         Never compressed: Adam divides by second moments, which half precision rounds to 0.
         """
-        if not self._agreed:  # agreed, hence empty on every rank or on none
-            return 0
-        buffers = _buffers(inner)
-        flats, parts = allocate(self._agreed, dict(enumerate(parameters_of(inner))))
-        tail = flats[0][flats[0].numel() - len(self._agreed) :]
-        for index, key in enumerate(self._agreed):
-            if key in buffers:
-                parts[key].copy_(buffers[key].reshape(-1))
-                tail[index] = 1
-        sent = sum_(
-            flats, tail, name=name, compression=hvd.Compression.none, process_set=process_set
-        )
-        for key, owners in zip(self._agreed, tail.tolist(), strict=True):
-            if key in buffers:
-                buffer = buffers[key]
-                buffer.copy_((parts[key] / owners).view(buffer.shape))
-        return sent
+        own = self._own()
+        owners = self._owners(self._buffers.agreed, own, name)
+
+        def land(key: BufferKey, inside: slice, total: Tensor) -> None:
+            if key in own:
+                write(own[key], inside, total / owners[key])
+
+        return self._sums(self._buffers.agreed, own, land)
+
+    def _follow(self, workers: int, name: str) -> Iterator[Load]:
+        """Put the copies to where they belong beside the new weights.
+
+        A worker without a copy, since it has seen no gradient yet or was left out, will begin one
+        where the weights are: then so do the others'.
+        """
+        copies = {key: copy for key, copy in self._copies.items() if copy is not None}
+        own = copies if self._sound else {}
+        owners = self._owners(self._copies, own, name)
+
+        def land(key: BufferKey, inside: slice, total: Tensor) -> None:
+            if key in copies:
+                mean = total / workers if owners[key] == workers else torch.zeros_like(total)
+                weights = read(real(self._slow.params[key.position]), inside)
+                write(copies[key], inside, mean.add_(weights))
+
+        return self._sums(self._copies, own, land)
+
+    def _owners(
+        self, keys: Iterable[BufferKey], own: Collection[BufferKey], name: str
+    ) -> dict[BufferKey, float]:
+        """How many workers have each. A collective."""
+        transport, keys = self._buffers.transport, list(keys)
+        started = transport.start_numbers([float(key in own) for key in keys], name)
+        return dict(zip(keys, transport.finish_numbers(started), strict=True))
+
+    def _sums(
+        self,
+        keys: Iterable[BufferKey],
+        own: Mapping[BufferKey, Tensor],
+        land: Callable[[BufferKey, slice, Tensor], None],
+    ) -> Iterator[Load]:
+        params = parameters_of(self._buffers.inner)
+        leaves = {}
+        for key in keys:
+            dtype = torch.float64 if key.wide else torch.float32
+            leaves[key] = Leaf(key.elements, Room(params[key.position].device, dtype, dtype), 0)
+        return sums(leaves, own, land, self._buffers.bucket_bytes)
+
+    def end(self) -> None:
+        if not self._sound:
+            forget(self._buffers.inner)
+        elif self._resets:
+            reset(self._buffers.inner)
+
+
+class _Stop(_Crossing):
+    """Where parameters stop being trained: the buffers of the others go on."""
+
+    def end(self) -> None:
+        pass
 
 
 def _buffers(inner: torch.optim.Optimizer) -> dict[BufferKey, Tensor]:

@@ -14,7 +14,6 @@ from types import FrameType
 
 _CHECKPOINT = "torch.distributed.checkpoint.state_dict"
 _INITIALISERS = frozenset({"horovod.torch.functions", _CHECKPOINT})
-_NOT_USERS = frozenset({"slowmo_hvd", "torch", "contextlib"})
 _SCHEDULE_FREE_WRAPPERS = "schedulefree.wrap_schedulefree"
 _DEPTH = 8  # wrappers of torch and of schedulers between them and us
 
@@ -55,15 +54,3 @@ def refuse_schedule_free_around() -> None:
                 "such as schedulefree.AdamWScheduleFree"
             )
         frame = frame.f_back
-
-
-def stack_level_of_user() -> int:
-    """The ``stacklevel`` at which a warning points at the line outside torch and this package.
-
-    From the function that calls this one.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_USERS:
-        frame, level = frame.f_back, level + 1
-    return level

@@ -1,60 +1,19 @@
 """Parameters that are not trained: nothing of them is sent, once all ranks hold the same."""
 
 import zlib
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.outer import PLAIN_AVERAGE
-from slowmo_hvd.core.roll_call import RollCall, call_roll, is_sound, mark
+from slowmo_hvd.core.pipeline import send
+from slowmo_hvd.core.plan import Bucket, Leaf, plan
 from slowmo_hvd.torch.broadcast import bytes_of
-from slowmo_hvd.torch.exchange import critical, gather_figures, sum_
-from slowmo_hvd.torch.slow_model import SlowModel
+from slowmo_hvd.torch.tensors import Room, capacities, read, real, write
+from slowmo_hvd.torch.transport import Transport
 
-
-def take_mean(
-    slow: SlowModel,
-    groups: Sequence[Sequence[Tensor]],
-    positions: Collection[int],
-    step: int,
-    on_nonfinite: str,
-    *,
-    name: str,
-    process_set: Any,
-) -> RollCall:
-    """Give parameters that were frozen inside a window the mean of the workers. A collective.
-
-    Args:
-        slow: has their anchors.
-        groups: the parameters of each parameter group.
-        positions: of those that were frozen, the same on every rank.
-        step: local steps taken, at least 1.
-        on_nonfinite: as in ``SlowMoConfig``.
-        name: the collective's name, in use for nothing else.
-        process_set: the ranks that take part, this one among them.
-
-    Raises:
-        FloatingPointError: as in a sync, on every rank alike; nothing has changed.
-    """
-    model = SlowModel(groups, positions, with_momentum=False)
-    model.inherit(slow)
-    workers = process_set.size()
-    flats = model.displacements(spare=workers)
-    tail = flats[0][flats[0].numel() - workers :]
-    sound = is_sound(model.squared_norm(flats), [])
-    tail.zero_()
-    if not sound:
-        for flat in flats:
-            flat.zero_()
-    tail[process_set.rank()] = mark(step, sound=sound)
-    sum_(flats, tail, name=name, compression=hvd.Compression.none, process_set=process_set)
-    with critical.alike():
-        roll = call_roll(tail.tolist(), process_set.ranks, on_nonfinite)
-    model.apply(flats, roll.contributors, [PLAIN_AVERAGE] * len(groups))
-    return roll
+_WORD = Room(torch.device("cpu"), torch.uint8, torch.int64)
 
 
 def frozen_without(excluded: Sequence[int], step: int) -> str:
@@ -66,14 +25,17 @@ def frozen_without(excluded: Sequence[int], step: int) -> str:
     )
 
 
-def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: Any) -> float:
+def take_roots(
+    params: Sequence[Tensor], root: int, transport: Transport, name: str, bucket_bytes: int
+) -> float:
     """Give all ranks the root's values, if a checksum of some rank's differs. A collective.
 
     Args:
         params: dense tensors of any dtype, alike on every rank but for their values.
         root: the global rank whose values all take.
+        transport: how to send.
         name: the collectives' name, in use for nothing else.
-        process_set: the ranks that take part, this one among them.
+        bucket_bytes: of a bucket, at the most.
 
     Returns:
         The largest difference of a number from the root's.
@@ -81,25 +43,52 @@ def take_roots(params: Sequence[Tensor], root: int, *, name: str, process_set: A
     checksum = 0
     for param in params:
         checksum = zlib.crc32(bytes_of(param.cpu()).numpy(), checksum)  # type: ignore[arg-type]
-    by_rank = gather_figures([checksum], name=f"{name}.checksum", process_set=process_set)
+    by_rank = transport.gather([checksum], f"{name}.checksum")
     if all(row == by_rank[root] for row in by_rank.values()):  # from a sum: on every rank, or none
         return 0.0
-    # As integers, whatever the dtype. None overflows in the sum: only the root's are not 0.
-    sizes = [param.numel() * param.element_size() for param in params]
-    words = torch.zeros(-(-sum(sizes) // 8), dtype=torch.int64, device="cpu")
-    wire = words.view(torch.uint8)
-    if hvd.rank() == root:
-        torch.cat([bytes_of(param.cpu()) for param in params], out=wire[: sum(sizes)])
-    sum_([words], words[:0], name=name, compression=hvd.Compression.none, process_set=process_set)
-    apart = torch.zeros((), dtype=torch.float64, device="cpu")
-    for param, part in zip(params, torch.split(wire[: sum(sizes)], sizes), strict=True):
-        roots = part.clone().view(param.dtype).view(param.shape).to(param.device)
-        if param.numel():
-            gap = (_wide(param) - _wide(roots)).abs().max().cpu()
-            apart = torch.maximum(apart, gap)  # a NaN stays one
-        param.detach().copy_(roots)
-    return apart.item()
+    numbers = list(map(real, params))
+    leaves = {
+        index: Leaf(-(-number.nbytes // _WORD.wire.itemsize), _WORD, 0)
+        for index, number in enumerate(numbers)
+    }
+    gaps = [0.0]
+    loads = [
+        _Roots(bucket, numbers, gaps, mine=hvd.rank() == root)
+        for bucket in plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets
+    ]
+    send(loads, transport, name)
+    return max(gaps)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
+class _Roots:
+    """A bucket of them as integers, whatever the dtype; only the root's are not 0."""
+
+    exact = True
+
+    def __init__(
+        self, bucket: Bucket, numbers: Sequence[Tensor], gaps: list[float], *, mine: bool
+    ) -> None:
+        self.room, self.size = bucket.room, bucket.size
+        self._bucket, self._numbers, self._gaps, self._mine = bucket, numbers, gaps, mine
+
+    def _parts(self, wire: Tensor) -> Iterator[tuple[Tensor, slice, Tensor]]:
+        """Of each piece the tensor, the slice of its elements, and its bytes on the wire."""
+        raw, word = wire.view(torch.uint8), wire.itemsize
+        for leaf, start, stop, offset in self._bucket.pieces:
+            numbers = self._numbers[leaf]
+            many = word // numbers.itemsize
+            inside = slice(start * many, min(stop * many, numbers.numel()))
+            size = (inside.stop - inside.start) * numbers.itemsize
+            yield numbers, inside, raw[offset * word : offset * word + size]
+
+    def pack(self, wire: Tensor) -> None:
+        wire.zero_()
+        for numbers, inside, part in self._parts(wire) if self._mine else ():
+            part.copy_(bytes_of(read(numbers, inside).cpu()))
+
+    def land(self, total: Tensor) -> None:
+        for numbers, inside, part in self._parts(total):
+            roots = part.clone().view(numbers.dtype)  # at an address that suits the dtype
+            gap = read(numbers, inside).cpu().double() - roots.double()
+            self._gaps.append(gap.abs().max().item())
+            write(numbers, inside, roots.to(numbers.device))

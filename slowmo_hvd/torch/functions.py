@@ -10,9 +10,10 @@ from horovod.torch.functions import *  # noqa: F403
 from torch import Tensor
 
 from slowmo_hvd.torch.broadcast import Spec, broadcast_tensors, spec_of
-from slowmo_hvd.torch.exchange import critical, stall_watch
+from slowmo_hvd.torch.checkpoint import check_slow_state, slow_state
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
 from slowmo_hvd.torch.parameters import parameters_of
+from slowmo_hvd.torch.transport import critical, stall_watch
 from slowmo_hvd.torch.wrappers import layers
 
 _NOT_CALLED = "Likely some rank does not call it, or has died"
@@ -50,7 +51,7 @@ def ours_in(optimizer: Any) -> DistributedOptimizer | None:
     Lightning's wrapper passes for an instance of what it wraps, but has not its attributes.
     """
     for layer in layers(optimizer):
-        if isinstance(layer, DistributedOptimizer) and "_outer" in vars(layer):
+        if isinstance(layer, DistributedOptimizer) and "_training" in vars(layer):
             return layer
     return None
 
@@ -59,7 +60,7 @@ def ours_in(optimizer: Any) -> DistributedOptimizer | None:
 @torch.no_grad()
 def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
     """The root's state_dict, on the root its own. A collective."""
-    owner, process_set = optimizer._outer, optimizer.process_set
+    owner, process_set = optimizer._training.engine, optimizer.process_set
     mine = hvd.rank() == root_rank
     tensors: list[Tensor] = []
     skeleton = _take_out(optimizer.state_dict(), tensors) if mine else None
@@ -96,12 +97,12 @@ def _destinations(
     """
     inner = optimizer._inner.state_dict()
     own: dict[int, Tensor] = {}
-    _pair(skeleton, {**inner, "slowmo": optimizer._outer.state(inner)}, own)
+    _pair(skeleton, {**inner, "slowmo": slow_state(optimizer._training, inner)}, own)
     same = [own.get(index) for index in range(len(specs))]
     if _can_receive(same, specs):
         state = _put_back(skeleton, same)
         with contextlib.suppress(KeyError, ValueError):
-            optimizer._outer.check(state.pop("slowmo"), state)
+            check_slow_state(optimizer._training, state.pop("slowmo"), state)
             return same
     return [torch.empty(spec.shape, dtype=spec.dtype, device="cpu") for spec in specs]
 

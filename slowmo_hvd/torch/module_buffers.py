@@ -3,14 +3,16 @@
 from functools import partial
 from typing import Any
 
-import horovod.torch as hvd
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from slowmo_hvd.core.agreement import as_figures, check_agreement
-from slowmo_hvd.torch.exchange import critical, gather_figures, sum_
-from slowmo_hvd.torch.slow_model import real
+from slowmo_hvd.core.pipeline import send
+from slowmo_hvd.core.plan import Leaf
+from slowmo_hvd.torch.means import sums
+from slowmo_hvd.torch.tensors import Room, real, write
+from slowmo_hvd.torch.transport import Transport
 
 
 def check_model(model: Any) -> None:
@@ -40,7 +42,7 @@ def averaged_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def average_buffers(
-    model: nn.Module | None, *, name: str, process_set: Any, step: int
+    model: nn.Module | None, transport: Transport, name: str, step: int, bucket_bytes: int
 ) -> list[str]:
     """Make every buffer of the model its mean over the workers where it is finite. A collective.
 
@@ -49,9 +51,10 @@ def average_buffers(
 
     Args:
         model: the model, or None to have the ranks compare that they all gave none.
+        transport: how to send.
         name: the collectives' name, in use for nothing else.
-        process_set: the ranks that take part, this one among them.
         step: how many steps were taken, for a warning.
+        bucket_bytes: of a bucket, at the most.
 
     Returns:
         What there is to warn of.
@@ -63,23 +66,30 @@ def average_buffers(
     buffers = {} if model is None else averaged_buffers(model)
     forms = [[name, list(buffer.shape), str(buffer.dtype)] for name, buffer in buffers.items()]
     figures = as_figures({"the model given to flush()": "no model" if model is None else forms})
-    gather = partial(gather_figures, name=f"{name}.figures", process_set=process_set)
-    with critical.alike():
+    gather = partial(transport.gather, name=f"{name}.figures")
+    with transport.critical.alike():
         check_agreement(figures, gather(figures.values), gather)
-    if not buffers:  # agreed, hence on every rank
-        return []
-    wire, parts = _wire(list(buffers.values()))
-    tail = wire[wire.numel() - 2 * len(buffers) :]
-    no_compression = hvd.Compression.none
-    sum_([wire], tail, name=name, compression=no_compression, process_set=process_set)
-    finite, nan = tail.view(2, -1).tolist()
-    for buffer, part, owners in zip(buffers.values(), parts, finite, strict=True):
-        if owners:
-            buffer = real(buffer)
-            buffer.copy_((part / owners).view(buffer.shape))
-    lost = [
-        name for name, owners, by in zip(buffers, finite, nan, strict=True) if by and not owners
-    ]
+    numbers = {name: real(buffer) for name, buffer in buffers.items()}
+    finite = {name for name, buffer in numbers.items() if buffer.isfinite().all()}
+    # A mask with -inf in it is no broken statistic.
+    broken = {name for name, buffer in numbers.items() if buffer.isnan().any()}
+    flags = [float(name in those) for those in (finite, broken) for name in numbers]
+    counts = transport.finish_numbers(transport.start_numbers(flags, f"{name}.finite"))
+    owners = dict(zip(numbers, counts[: len(numbers)], strict=True))
+
+    def land(name: str, inside: slice, total: Tensor) -> None:
+        if owners[name]:
+            write(numbers[name], inside, total / owners[name])
+
+    wide = torch.float64
+    leaves = {
+        name: Leaf(buffer.numel(), Room(buffer.device, wide, wide), 0)
+        for name, buffer in numbers.items()
+    }
+    given = {name: buffer for name, buffer in numbers.items() if name in finite}
+    send(sums(leaves, given, land, bucket_bytes), transport, name)
+    by_name = zip(numbers, counts[len(numbers) :], strict=True)
+    lost = [name for name, having_nan in by_name if having_nan and not owners[name]]
     if not lost:
         return []
     return [
@@ -95,22 +105,3 @@ def _can_be_averaged(buffer: Tensor) -> bool:
         step == 0 and size > 1 for step, size in zip(buffer.stride(), buffer.shape, strict=True)
     )
     return buffer.layout == torch.strided and not buffer.is_meta and not expanded
-
-
-def _wire(buffers: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """All buffers in one float64 tensor, zeros for those that are not finite.
-
-    At its end, for each buffer, a 1 if it is finite, and then again for each a 1 if it has a NaN: a
-    mask with -inf in it is no broken statistic.
-    """
-    sizes = [real(buffer).numel() for buffer in buffers]
-    device = buffers[0].device
-    wire = torch.zeros(sum(sizes) + 2 * len(sizes), dtype=torch.float64, device=device)
-    parts = list(torch.split(wire[: sum(sizes)], sizes))
-    flags = []
-    for buffer, part in zip(buffers, parts, strict=True):
-        part.copy_(real(buffer).reshape(-1))
-        flags.append(torch.stack([part.isfinite().all(), part.isnan().any()]))
-        part.masked_fill_(~flags[-1][0], 0.0)
-    wire[sum(sizes) :].copy_(torch.stack(flags, dim=1).reshape(-1))
-    return wire, parts

@@ -26,9 +26,10 @@ from slowmo_hvd.core.state import refusal
 from slowmo_hvd.torch import gradients
 from slowmo_hvd.torch.arguments import check_groups, check_inner, check_names
 from slowmo_hvd.torch.callers import is_distributed_checkpoint, is_initialising_state
+from slowmo_hvd.torch.checkpoint import check_slow_state, load_slow_state, slow_state
 from slowmo_hvd.torch.inner_state import load_inner, unchanged_on_error
 from slowmo_hvd.torch.module_buffers import check_model
-from slowmo_hvd.torch.outer_loop import OuterLoop
+from slowmo_hvd.torch.training import Training
 
 _logger = logging.getLogger("slowmo_hvd")
 # torch.optim.Optimizer keeps its hooks under these names, and leaves them out of copies.
@@ -86,6 +87,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
             FloatingPointError on every worker. Without a finite worker it always raises.
+        bucket_bytes: what a sync sends at once, >= 8. Two buckets need memory, beside the slow
+            state; more of them hide more of the arithmetic behind the wire.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -117,6 +120,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         buffers: str = "auto",
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
+        bucket_bytes: int = 32 * 2**20,
     ) -> None:
         # Not super().__init__(): it would replace the inner optimizer's state and groups.
         check_inner(optimizer)
@@ -136,13 +140,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
             buffers=buffers,
             warmup_steps=warmup_steps,
             on_nonfinite=on_nonfinite,
+            bucket_bytes=bucket_bytes,
         )
         check_compression(compression)
         check_flag("sparse_as_dense", sparse_as_dense)
         check_process_set(process_set, hvd)
         self._inner = optimizer
         self._sparse_as_dense = sparse_as_dense
-        self._outer = OuterLoop(
+        self._training = Training(
             optimizer, config, compression=compression, process_set=process_set, named=named
         )
         self._make_hooks()
@@ -222,7 +227,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         settings = ", ".join(
-            f"{name}={value!r}" for name, value in self._outer.config.asdict().items()
+            f"{name}={value!r}" for name, value in self._training.engine.config.asdict().items()
         )
         return f"DistributedOptimizer({settings}) around {self._inner!r}"
 
@@ -231,7 +236,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     @property
     def process_set(self) -> Any:
         """The ranks that train together."""
-        return self._outer.process_set
+        return self._training.process_set
 
     def synchronize(self) -> None:
         """Nothing: gradients stay local, so they are ready for clipping as soon as they exist."""
@@ -283,10 +288,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def _counted_step(self, closure: Callable[[], float] | None = None) -> float | None:
         if not self._inner.state and is_initialising_state():  # on this rank alone, with zeros
             return None if is_distributed_checkpoint() else self._local_step(closure)
-        self._outer.before_step()
+        self._training.before_step()
         lrs = [group["lr"] for group in self.param_groups]
         loss = self._local_step(closure)
-        self._outer.after_step(lrs)
+        self._training.after_step(lrs)
         return loss
 
     def _local_step(self, closure: Callable[[], float] | None) -> float | None:
@@ -314,7 +319,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             ValueError: on every rank, if the ranks' models differ in their buffers.
         """
         check_model(model)
-        self._outer.flush(model)
+        self._training.flush(model)
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> RemovableHandle:
         """Have ``hook(record)`` called after each sync, for a logger.
@@ -329,14 +334,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """
         if not callable(hook):
             raise TypeError(f"hook must be callable, got {hook!r}")
-        handle = RemovableHandle(self._outer.hooks)
-        self._outer.hooks[handle.id] = hook
+        handle = RemovableHandle(self._training.engine.hooks)
+        self._training.engine.hooks[handle.id] = hook
         return handle
 
     @property
     def sync_stats(self) -> SyncStats:
         """The syncs of this optimizer in this process: how many, bytes, seconds, the latest."""
-        return self._outer.stats
+        return self._training.engine.stats
 
     # ---- checkpoints and copies ------------------------------------------------------------
 
@@ -355,7 +360,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         for pre_hook in list(self._optimizer_state_dict_pre_hooks.values()):
             pre_hook(self)
         state: dict[str, Any] = dict(self._inner.state_dict())
-        state["slowmo"] = self._outer.state(state)
+        state["slowmo"] = slow_state(self._training, state)
         for post_hook in list(self._optimizer_state_dict_post_hooks.values()):
             changed = post_hook(self, state)
             if changed is not None:
@@ -384,10 +389,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
         fresh = "slowmo" not in state_dict
         saved = state_dict.pop("slowmo", None)
         if not fresh:
-            self._outer.check(saved, state_dict)
+            check_slow_state(self._training, saved, state_dict)
         with unchanged_on_error(self._inner):
             load_inner(self._inner, state_dict, ours=not fresh)
-            self._outer.load(saved)
+            load_slow_state(self._training, saved)
         if fresh:
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
         for post_hook in list(self._optimizer_load_state_dict_post_hooks.values()):

@@ -14,16 +14,14 @@ gradients do not vanish.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import horovod.torch as hvd
 import torch
 from torch import Tensor
 
 from slowmo_hvd.core.checks import check_copies
-from slowmo_hvd.torch.buffer_wire import BufferKey, allocate, key_of
-from slowmo_hvd.torch.exchange import sum_
-from slowmo_hvd.torch.slow_model import real
+from slowmo_hvd.torch.means import BufferKey, key_of
+from slowmo_hvd.torch.tensors import real
 
 
 def second_copies(inner: torch.optim.Optimizer) -> tuple[str, ...]:
@@ -61,29 +59,8 @@ def in_train_mode(inner: torch.optim.Optimizer) -> Iterator[None]:
         optimizer.eval()
 
 
-class Distances(NamedTuple):
-    """How far a worker's copies are from its weights, flat, for the wire.
-
-    Attributes:
-        params: the parameters by their position.
-        keys: the copies in order, equal on every rank.
-        flats: what is summed; the first ends in a 1 for each copy that this worker has.
-        parts: each copy's place in them.
-    """
-
-    params: Mapping[int, Tensor]
-    keys: list[BufferKey]
-    flats: list[Tensor]
-    parts: dict[BufferKey, Tensor]
-
-    @property
-    def owners(self) -> Tensor:
-        """How many workers have each copy, once it is summed."""
-        return self.flats[0][self.flats[0].numel() - len(self.keys) :]
-
-
 class SecondCopies:
-    """The copies of the weights that one inner optimizer keeps, and what a sync does to them."""
+    """The copies of the weights that one inner optimizer keeps."""
 
     def __init__(self, inner: torch.optim.Optimizer) -> None:
         self._inner = inner
@@ -94,60 +71,21 @@ class SecondCopies:
         copies = (self._copy(param, name) for param in self._inner.state for name in self.names)
         return all(copy is None or bool(copy.isfinite().all()) for copy in copies)
 
-    def distances(self, params: Mapping[int, Tensor], *, sound: bool) -> Distances | None:
-        """How far the copies are from the weights, before a sync moves these.
+    def keyed(self, params: Mapping[int, Tensor]) -> dict[BufferKey, Tensor | None]:
+        """The copies of these parameters, given by position; the same keys on every rank."""
+        return {
+            key_of(where, name, param): self._copy(param, name)
+            for where, param in params.items()
+            for name in self.names
+        }
 
-        Args:
-            params: the parameters that are synchronised by their position, the same on every rank.
-            sound: whether this worker contributes.
-
-        Returns:
-            None where the optimizer keeps no copies, which is equal on every rank.
-        """
-        if not self.names or not params:
-            return None
-        keys = [
-            key_of(where, name, param) for where, param in params.items() for name in self.names
-        ]
-        distances = Distances(params, keys, *allocate(keys, params))
-        for index, key in enumerate(keys):
-            copy = self._copy(params[key.position], key.key)
-            if sound and copy is not None:
-                weight = real(params[key.position])
-                distances.parts[key].copy_(copy.reshape(-1)).sub_(weight.reshape(-1))
-                distances.owners[index] = 1
-        return distances
-
-    def follow(
-        self, distances: Distances | None, workers: int, *, name: str, process_set: Any
-    ) -> int:
-        """Put the copies to where they belong beside the new weights; return the bytes sent.
-
-        A collective. A worker without a copy, since it has seen no gradient yet or was left out,
-        will begin one where the weights are: then so do the others'.
-
-        Args:
-            distances: what `distances` returned.
-            workers: how many are in this sync, those that were left out among them.
-            name: the collective's name, in use for nothing else.
-            process_set: the ranks that take part, this one among them.
-        """
-        if distances is None:
-            return 0
-        sent = sum_(
-            distances.flats,
-            distances.owners,
-            name=name,
-            compression=hvd.Compression.none,
-            process_set=process_set,
-        )
-        for key, owners in zip(distances.keys, distances.owners.tolist(), strict=True):
-            copy = self._copy(distances.params[key.position], key.key)
+    def measure(
+        self, copies: Mapping[BufferKey, Tensor | None], params: Mapping[int, Tensor]
+    ) -> None:
+        """Put in each copy's place how far it is from the weights, before a sync moves these."""
+        for key, copy in copies.items():
             if copy is not None:
-                weight, total = real(distances.params[key.position]), distances.parts[key]
-                mean = total / workers if owners == workers else torch.zeros_like(total)
-                copy.copy_(mean.view(copy.shape).add_(weight))
-        return sent
+                copy.sub_(real(params[key.position]))
 
     def _copy(self, param: Tensor, name: str) -> Tensor | None:
         copy = self._inner.state.get(param, {}).get(name)

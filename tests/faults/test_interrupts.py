@@ -4,10 +4,16 @@ import framework
 import pytest
 from jobs import job
 
-# A method that runs inside each.
+# A method that runs inside each: its module, class and name.
 INSIDE = {
-    "the sync after step 2": {"torch": "_outgoing", "tensorflow": "_enter"},
-    "the first step": {"torch": "_agree_on", "tensorflow": "_agree"},
+    "the sync after step 2": {
+        "torch": ("core.engine", "Engine", "_sound"),
+        "tensorflow": ("tensorflow.outer_loop", "OuterLoop", "_enter"),
+    },
+    "the first step": {
+        "torch": ("torch.training", "Training", "_agree_on"),
+        "tensorflow": ("tensorflow.outer_loop", "OuterLoop", "_agree"),
+    },
 }
 # What no interrupt reaches, and so nothing holds back.
 GRAPH = ("tensorflow", "the sync after step 2")
@@ -15,8 +21,8 @@ INTERRUPT = """
 import importlib
 import signal
 
-loop = importlib.import_module(f"slowmo_hvd.{{framework.current()}}.outer_loop").OuterLoop
-method = loop.{method}
+owner = importlib.import_module("slowmo_hvd.{module}").{owner}
+method = owner.{method}
 interrupts = [signal.SIGINT] * ({times} if rank == 0 else 0)
 
 def interrupted(*args, **kwargs):
@@ -24,7 +30,7 @@ def interrupted(*args, **kwargs):
         signal.raise_signal(interrupts.pop())
     return method(*args, **kwargs)
 
-loop.{method} = interrupted
+owner.{method} = interrupted
 this = worker(sync_period=2, slow_momentum=0.0)
 if framework.current() == "tensorflow":
     # A tf.function that is interrupted where it makes variables does nothing from then on.
@@ -33,7 +39,8 @@ if framework.current() == "tensorflow":
 
 
 def interrupt(where: str, *, times: int = 1) -> str:
-    return INTERRUPT.format(method=INSIDE[where][framework.current()], times=times)
+    module, owner, method = INSIDE[where][framework.current()]
+    return INTERRUPT.format(module=module, owner=owner, method=method, times=times)
 
 
 @pytest.mark.parametrize("where", INSIDE)

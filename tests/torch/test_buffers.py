@@ -228,7 +228,8 @@ def test_averaging_sends_the_buffers_bytes_on_top() -> None:
         weight.grad = torch.ones(1000)
         optimizer.step()
         sent[strategy] = optimizer.sync_stats.bytes
-    assert 8000 <= sent["average"] - sent["maintain"] < 8100  # two moments of 4 bytes
+    # Two moments of 4 bytes, and who has which.
+    assert 8000 <= sent["average"] - sent["maintain"] < 8400
 
 
 @pytest.mark.ranks(1, 2)

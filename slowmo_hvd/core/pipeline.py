@@ -1,0 +1,95 @@
+"""Sums over the workers, bucket by bucket: one is on the wire while others are worked on."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from slowmo_hvd.core.critical_section import CriticalSections
+from slowmo_hvd.core.stall import StallWatch
+
+
+class Load(Protocol):
+    """What one bucket brings, and what becomes of the sum.
+
+    Attributes:
+        room: where it may have memory in common with others: a device and a dtype.
+        size: elements.
+        exact: whether it must not be compressed.
+    """
+
+    room: Any
+    size: int
+    exact: bool
+
+    def pack(self, wire: Any) -> None:
+        """Write what this worker adds into the memory that travels."""
+
+    def land(self, total: Any) -> None:
+        """Take the sum over the workers, in the same memory."""
+
+
+class Transport(Protocol):
+    """How an adapter sends, and to whom."""
+
+    critical: CriticalSections  #: of this process
+    stall_watch: StallWatch  #: likewise
+    sent: int  #: bytes handed to allreduce so far
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+
+    @property
+    def place(self) -> int:
+        """This worker's, from 0."""
+
+    @property
+    def ranks(self) -> Sequence[int]:
+        """The global rank of each worker."""
+
+    def start_numbers(self, numbers: Sequence[float], name: str) -> Any:
+        """Begin the sum of plain numbers, exact to a float64 whatever the compression."""
+
+    def finish_numbers(self, started: Any) -> list[float]:
+        """Wait for it."""
+
+    def memory(self, room: Any, size: int, slot: int) -> Any:
+        """Memory of ``size`` elements, with any contents, for one of the slots 0 and 1."""
+
+    def seal(self, wire: Any, name: str, *, exact: bool) -> Any:
+        """Make a packed wire ready to be sent under this name; ``exact``: uncompressed."""
+
+    def start(self, sealed: Any) -> None:
+        """Begin the sum of what `seal` returned."""
+
+    def finish(self, sealed: Any) -> Any:
+        """Wait for the sum; return it, in the wire's memory."""
+
+
+def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
+    """Have all loads summed and landed, in order.
+
+    A collective. While one is on the wire, the one before it lands, and the next is packed in the
+    memory that this leaves: there are two wires, whatever the model's size. The loads are asked for
+    one by one, and each is packed before the next is asked for.
+
+    Args:
+        loads: the same on every rank, in the same order.
+        transport: how to send.
+        name: the collectives' name, in use for nothing else; a number for each follows.
+    """
+    flying: tuple[Load, Any] | None = None
+    for index, load in enumerate(loads):
+        wire = transport.memory(load.room, load.size, index % 2)
+        load.pack(wire)
+        sealed = transport.seal(wire, f"{name}.{index}", exact=load.exact)
+        if flying is None:
+            transport.start(sealed)
+        else:
+            before, on_the_wire = flying
+            total = transport.finish(on_the_wire)
+            transport.start(sealed)
+            before.land(total)
+        flying = load, sealed
+    if flying is not None:
+        last, on_the_wire = flying
+        last.land(transport.finish(on_the_wire))

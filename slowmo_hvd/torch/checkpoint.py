@@ -1,0 +1,104 @@
+"""The slow state of a torch optimizer as it is saved: `slowmo_hvd.core.state` says in what form."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slowmo_hvd.core.schedule import MeanLearningRate
+from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
+from slowmo_hvd.torch.inner_state import tensor_form
+from slowmo_hvd.torch.parameters import Parameters, parameters_of
+from slowmo_hvd.torch.tensors import real, slow_dtype
+from slowmo_hvd.torch.training import Training
+
+
+def slow_state(training: Training, inner: Any) -> dict[str, Any]:
+    """All that there is to save; the tensors are live.
+
+    Args:
+        training: whose state.
+        inner: the inner optimizer's state_dict, to save the form of it.
+
+    Raises:
+        RuntimeError: a sync was broken off, and the state is that of no step.
+    """
+    engine, known = training.engine, training.known
+    engine.check_whole()
+    slow, rates, groups = training.slow, engine.rates, training.groups()
+    if known is None:
+        rates = [MeanLearningRate() for _ in groups]
+    elif not (known.are(groups) and known.formed_as(groups)):
+        now = known.at_a_sync(groups)  # new parameters have not had a step yet
+        slow, rates = training.extended(now)[0], now.follow(known, rates)
+    anchors = slow.anchors() if slow else {}
+    everyone = range(sum(map(len, groups)) if slow else 0)
+    return pack_state(
+        engine.config,
+        engine.schedule,
+        rates,
+        anchor=anchors,
+        momentum=slow.momenta() if slow else {},
+        frozen=[position for position in everyone if position not in anchors],
+        inner=_of_inner(training.inner, inner),
+    )
+
+
+def check_slow_state(training: Training, saved: Any, inner: Any) -> None:
+    """Raise ValueError unless ``saved`` and the inner state with it can be loaded wholly."""
+    params = list(map(real, parameters_of(training.inner)))
+
+    def fault(position: int, tensor: Any) -> str | None:
+        return _fault(tensor, slow_dtype(params[position].dtype))
+
+    check_state(
+        saved,
+        training.engine.config,
+        len(training.inner.param_groups),
+        _shapes(training.inner),
+        _of_inner(training.inner, inner),
+        fault,
+    )
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def load_slow_state(training: Training, saved: Any) -> None:
+    """Take a checked slow state over, or begin afresh if it is None."""
+    slow = known = None
+    if saved is not None and saved["step"] + len(saved["anchor"]):
+        # First all that can fail, for want of memory. What is frozen now but was trained, or the
+        # reverse, is for the next agreement.
+        groups, held = training.groups(), saved["anchor"]
+        known = Parameters(groups, [place in held for place in range(sum(map(len, groups)))])
+        own = training.slow
+        if training.known is not None and training.known.are(groups) and own is not None:
+            slow = own if own.holds(held, saved["momentum"]) else None
+        if slow is None:
+            slow = training.slow_model(groups, held)
+            slow.load(held, saved["momentum"])
+    training.begin_afresh()
+    if saved is not None:
+        training.engine.rates = unpack_counters(saved, training.engine.schedule)
+        training.engine.slow, training.known = slow, known
+
+
+def _of_inner(inner: torch.optim.Optimizer, state: Any) -> dict[str, Any]:
+    return pack_inner(type(inner).__name__, _shapes(inner), state, tensor_form)
+
+
+def _shapes(inner: torch.optim.Optimizer) -> list[tuple[int, ...]]:
+    return [tuple(param.shape) for param in parameters_of(inner)]
+
+
+def _fault(tensor: Any, dtype: torch.dtype) -> str | None:
+    """What is wrong with a saved anchor or momentum that is to be of this dtype."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        return f"is no dense tensor with values but a {type(tensor).__name__}"
+    if tensor.dtype != dtype:
+        return f"is {tensor.dtype} and this optimizer keeps {dtype}"
+    if tensor.numel() == 0:
+        return None
+    least, largest = tensor.aminmax()  # NaN, both, if any element is
+    return None if math.isfinite(least) and math.isfinite(largest) else "is not finite"
