@@ -139,6 +139,7 @@ class Training:
         syncs = self.engine.schedule.position > 0
         if self.engine.schedule.step == 0 or not self.member or not (syncs or model is not None):
             return
+        self.engine.check()
         if syncs:
             with in_train_mode(self.inner):
                 self._end_window(Sync.FLUSH)

@@ -1,0 +1,178 @@
+"""The engine on NumPy arrays, with a thread for each worker: an adapter that fits on a page."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.critical_section import CriticalSections
+from slowmo_hvd.core.engine import Engine
+from slowmo_hvd.core.outer import OuterStep
+from slowmo_hvd.core.plan import Bucket, Leaf, plan
+from slowmo_hvd.core.stall import StallWatch
+
+
+class LostError(RuntimeError):
+    """A collective that failed, as Horovod's do when a worker is lost."""
+
+
+class Ring:
+    """Sums by name over threads that are all here."""
+
+    def __init__(self, workers: int, lost_in: str = "") -> None:
+        self.workers = workers
+        self._lost_in = lost_in  # the collective in which a worker is lost
+        self._sums: dict[str, list[Any]] = {}
+        self._barrier = threading.Barrier(workers, timeout=20)
+        self._lock = threading.Lock()
+
+    def allreduce(self, array: np.ndarray, name: str) -> None:
+        """In place."""
+        if name == self._lost_in:
+            raise LostError
+        with self._lock:
+            self._sums.setdefault(name, []).append(array.copy())
+        self._barrier.wait()
+        # In one order, so that all threads have the same sum bit for bit.
+        total = np.sum(sorted(self._sums[name], key=lambda a: a.tobytes()), axis=0)
+        self._barrier.wait()
+        self._sums.pop(name, None)
+        array[...] = total
+
+
+class Transport:
+    """See `slowmo_hvd.core.pipeline.Transport`."""
+
+    def __init__(self, ring: Ring, rank: int) -> None:
+        self._ring = ring
+        self.workers, self.place, self.ranks = ring.workers, rank, list(range(ring.workers))
+        self.critical = CriticalSections(lambda: rank, LostError)
+        self.stall_watch = StallWatch(lambda: rank, lambda: None, LostError)
+        self.sent = 0
+
+    def memory(self, room: Any, size: int, slot: int) -> np.ndarray:
+        return np.full(size, np.nan)  # whatever is not written is found
+
+    def seal(self, wire: np.ndarray, name: str, *, exact: bool) -> tuple[np.ndarray, str]:
+        return wire, name
+
+    def start(self, sealed: tuple[np.ndarray, str]) -> None:
+        self.sent += sealed[0].nbytes
+
+    def finish(self, sealed: tuple[np.ndarray, str]) -> np.ndarray:
+        self._ring.allreduce(*sealed)
+        return sealed[0]
+
+    def start_numbers(self, numbers: Sequence[float], name: str) -> tuple[np.ndarray, str]:
+        row = np.array(numbers, np.float64)
+        self.sent += row.nbytes
+        return row, name
+
+    def finish_numbers(self, started: tuple[np.ndarray, str]) -> list[float]:
+        numbers: list[float] = self.finish(started).tolist()
+        return numbers
+
+
+class Slow:
+    """See `slowmo_hvd.core.engine.Slow`. Each array is a parameter group of its own."""
+
+    def __init__(self, x0: Sequence[np.ndarray], bucket: int) -> None:
+        leaves = {i: Leaf(array.size, "a", i) for i, array in enumerate(x0)}
+        self.buckets = plan(leaves, leaves, {"a": bucket}).buckets
+        self.places = plan(leaves, leaves, {"a": bucket}).places
+        self.nbytes = 0
+        self.shapes = [array.shape for array in x0]
+        self.x = np.concatenate([array.reshape(-1) for array in x0])
+        self.anchor, self.momentum = self.x.copy(), np.zeros_like(self.x)
+
+    def arrays(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Views of a flat array, one a group."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1]
+        return [a.reshape(s) for a, s in zip(np.split(flat, ends), self.shapes, strict=True)]
+
+    def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
+        return float(self.x @ self.x)
+
+    def displacement(self, bucket: Bucket, out: np.ndarray) -> None:
+        for _, start, stop, offset in bucket.runs:
+            inside = slice(start, stop)
+            out[offset : offset + stop - start] = self.anchor[inside] - self.x[inside]
+
+    def outer_step(
+        self, bucket: Bucket, total: np.ndarray, workers: int, steps: Sequence[OuterStep]
+    ) -> None:
+        for group, start, stop, offset in bucket.runs:
+            step, inside = steps[group], slice(start, stop)
+            d, u = total[offset : offset + stop - start] / workers, self.momentum[inside]
+            self.anchor[inside] -= step.step * d + step.carry * u
+            self.momentum[inside] = step.decay * u + step.gain * d
+            self.x[inside] = self.anchor[inside]
+
+    def nothing(self, out: np.ndarray) -> None:
+        out[...] = 0
+
+    def squared(self, wire: np.ndarray) -> float:
+        return float(wire @ wire)
+
+
+class Nothing:
+    """See `slowmo_hvd.core.engine.Inner`: an inner optimizer without memory."""
+
+    changed = False
+
+    def finite(self) -> bool:
+        return True
+
+    def has_news(self) -> bool:
+        return False
+
+    def cross(self, slow: Any, *, sound: bool, opens_window: bool) -> "Nothing":
+        return self
+
+    stop = cross
+
+    def loads(self, roll: Any, name: str, *, news: bool) -> Iterator[Any]:
+        return iter(())
+
+    def end(self) -> None:
+        pass
+
+
+class Worker:
+    """One worker with plain gradient descent inside."""
+
+    def __init__(
+        self, config: SlowMoConfig, ring: Ring, rank: int, x0: Sequence[np.ndarray], bucket: int
+    ) -> None:
+        self.slow, self.rank = Slow(x0, bucket), rank
+        self.engine = Engine(config, Transport(ring, rank), Nothing(), len(x0))
+        self.engine.slow, self.engine.name = self.slow, "x"
+
+    def step(self, gradients: Sequence[np.ndarray], rates: Sequence[float]) -> None:
+        """One local step, and the sync that it makes due."""
+        self.engine.check()
+        for x, gradient, rate in zip(self.slow.arrays(self.slow.x), gradients, rates, strict=True):
+            x -= rate * gradient
+        due = self.engine.count(rates)
+        if due is not None:
+            self.engine.sync(due)
+
+
+def together(workers: int, work: Callable[[int], Any]) -> list[Any]:
+    """Each worker's result, or what it raised."""
+    results: list[Any] = [None] * workers
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = work(rank)
+        except Exception as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=[rank]) for rank in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
