@@ -11,8 +11,8 @@
   shows where every thread stands, and dies with all its children, which makes horovodrun end the
   rest. A test that waits on purpose says how long it may be idle: ``limit(100)``.
 - Of a test marked ``pairwise`` only so many cases run that each pair of its settings is met, and
-  one marked ``only_all_cases`` not at all, unless with ``--all-cases``, which ``make test-all``
-  gives. ``pairwise("name", "strategy")`` says that these two meet in another test. The number of
+  one marked ``only_all_cases`` not at all (``only_all_cases("tensorflow")``: not in TensorFlow's
+  session), unless with ``--all-cases``, which ``make test-all`` gives. ``pairwise("name", "strategy")`` says that these two meet in another test. The number of
   ranks is a setting too, named "ranks": where 2 are among those that the test is for, all pairs
   are met with 2, and with the others each setting once.
 """
@@ -154,7 +154,7 @@ def _is_shared(item: pytest.Item) -> bool:
 
 def _left_to_all_cases(items: list[pytest.Item], size: int) -> set[int]:
     """The ids of the items that ``--all-cases`` adds, alike on every rank."""
-    left_out = {id(item) for item in items if item.get_closest_marker("only_all_cases")}
+    left_out = {id(item) for item in items if _is_for_all_cases(item)}
     tests: dict[str, list[pytest.Function]] = {}
     for item in items:
         if item.get_closest_marker("pairwise") and isinstance(item, pytest.Function):
@@ -174,6 +174,11 @@ def _left_to_all_cases(items: list[pytest.Item], size: int) -> set[int]:
         chosen = {id(cases[position]) for position in choose(settings, elsewhere=elsewhere)}
         left_out |= {id(case) for case in cases} - chosen
     return left_out
+
+
+def _is_for_all_cases(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("only_all_cases")
+    return marker is not None and framework.current() in (marker.args or framework.NAMES)
 
 
 def _hashable(value: object) -> Hashable:

@@ -21,7 +21,7 @@ class SyncRecord:
         displacement_norm: Euclidean norm of d̄, the averaged displacement, over all parameters.
         drift: how far the workers had drifted apart: the root mean square over workers of the
             Euclidean distance of x^i_{t,τ} from their mean. It is the difference of two sums of
-            squares, in the precision of the allreduce: below some 3e-4 of the norm it says "none".
+            squares: below some 3e-4 of the norm it says "none".
         excluded: the ranks that were left out of the average, their weights not being finite.
     """
 

@@ -516,7 +516,11 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             "average_aggregated_gradients": self.average_aggregated_gradients,
             "weights": self._positions(),
             "process_set": None if self.process_set is hvd.global_process_set else list(ranks),
-            **self._outer.config.asdict(),
+            **{
+                name: value
+                for name, value in self._outer.config.asdict().items()
+                if name != "bucket_bytes"  # TensorFlow sends one tensor a dtype
+            },
         }
 
     @classmethod

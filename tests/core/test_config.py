@@ -36,6 +36,7 @@ def test_the_defaults_are_the_papers() -> None:
         ("buffers", "zero", "one of 'auto', 'reset', 'maintain', 'average'"),
         ("buffers", "Reset", "one of 'auto', 'reset', 'maintain', 'average'"),
         ("on_nonfinite", "ignore", "one of 'exclude', 'raise'"),
+        ("bucket_bytes", 7, ">= 8"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_what_is_legal(
@@ -136,13 +137,14 @@ def test_a_configuration_cannot_be_changed_past_its_validation() -> None:
 
 
 def test_asdict_is_builtins_alone_and_builds_the_same_configuration() -> None:
-    config = SlowMoConfig(np.int64(3), np.float32(0.5), 0.25, True, "average", 2, "raise")
+    config = SlowMoConfig(np.int64(3), np.float32(0.5), 0.25, True, "average", 2, "raise", 8)
     settings = config.asdict()
     assert SlowMoConfig(**settings) == config
-    assert [type(value) for value in settings.values()] == [int, float, float, bool, str, int, str]
+    types = [int, float, float, bool, str, int, str, int]
+    assert [type(value) for value in settings.values()] == types
 
 
-def test_a_resumed_run_may_take_broken_workers_another_way() -> None:
-    saved = SlowMoConfig(on_nonfinite="exclude").arithmetic()
+def test_a_resumed_run_may_take_broken_workers_and_buckets_another_way() -> None:
+    saved = SlowMoConfig(on_nonfinite="exclude", bucket_bytes=8).arithmetic()
     assert saved == SlowMoConfig(on_nonfinite="raise").arithmetic()
-    assert "on_nonfinite" not in saved
+    assert not {"on_nonfinite", "bucket_bytes"} & set(saved)

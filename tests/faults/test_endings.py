@@ -24,12 +24,16 @@ print(f"rank {{rank}} is done", flush=True)
 """
 
 
+SIGINT = ("os.kill(os.getpid(), signal.SIGINT)", "KeyboardInterrupt")
+SIGTERM = ("os.kill(os.getpid(), signal.SIGTERM)", "Current thread 0x")
+
+
 @pytest.mark.parametrize(
     ("ending", "last_words"),
     [
         ("raise RuntimeError('no such file')", "RuntimeError: no such file"),
-        ("os.kill(os.getpid(), signal.SIGINT)", "KeyboardInterrupt"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "Current thread 0x"),
+        pytest.param(*SIGINT, marks=pytest.mark.only_all_cases("tensorflow")),
+        pytest.param(*SIGTERM, marks=pytest.mark.only_all_cases("tensorflow")),
         ("os.kill(os.getpid(), signal.SIGKILL)", "Process 1 exit with status code 137"),
     ],
 )

@@ -79,6 +79,7 @@ def test_wrapping_dropping_and_wrapping_again_leaks_neither_names_nor_memory(
     assert bool(names) == (hvd().size() > 1 or framework.current() == "tensorflow")
 
 
+@pytest.mark.only_all_cases("tensorflow")
 def test_disjoint_process_sets_train_different_models_at_once() -> None:
     ended = job(
         4,

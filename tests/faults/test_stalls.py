@@ -1,6 +1,7 @@
 """Ranks that wait for one that does not come say why and what to do, and end."""
 
 import framework
+import pytest
 from jobs import job
 
 SOON = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "2", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "5"}
@@ -58,6 +59,7 @@ def test_a_slow_link_that_carries_the_first_weights_is_blamed_on_no_rank() -> No
     assert "has waited" not in ended.output, ended.output
 
 
+@pytest.mark.only_all_cases("tensorflow")
 def test_ranks_with_different_process_sets_are_told_of_it() -> None:
     ended = job(
         2,
@@ -79,6 +81,7 @@ def test_ranks_with_different_process_sets_are_told_of_it() -> None:
     assert "trains with another process set" in ended.output
 
 
+@pytest.mark.only_all_cases("tensorflow")
 def test_a_rank_that_ends_early_is_an_error_on_the_others_that_names_the_cure() -> None:
     ended = job(
         2,

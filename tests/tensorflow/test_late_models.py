@@ -119,6 +119,7 @@ def of_a_built_model(model: str, inner: str, *, broadcast: bool) -> list[Array]:
 
 
 @RANKS
+@pytest.mark.pairwise("loop", "names")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("names", [("dense", "SGD"), ("normalised, dropping", "Adam")])
 def test_it_trains_as_if_it_had_been_built(names: tuple[str, str], loop: str) -> None:

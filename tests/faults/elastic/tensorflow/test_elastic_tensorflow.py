@@ -24,7 +24,7 @@ def test_with_fit_workers_come_and_go_inside_a_window() -> None:
 
 
 @pytest.mark.limit(IDLE + 10)
-@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("fit", [False, pytest.param(True, marks=pytest.mark.only_all_cases)])
 def test_a_worker_joins_a_script_that_takes_a_step_before_run(fit: bool) -> None:
     """That step does not communicate and is not counted; its graph goes on to train in ``run``."""
     plan = Plan(workers=2, sizes={6: 3}, steps=12, fit=fit, step_before=True)
