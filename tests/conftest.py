@@ -12,9 +12,10 @@
   rest. A test that waits on purpose says how long it may be idle: ``limit(100)``.
 - Of a test marked ``pairwise`` only so many cases run that each pair of its settings is met, and
   one marked ``only_all_cases`` not at all (``only_all_cases("tensorflow")``: not in TensorFlow's
-  session), unless with ``--all-cases``, which ``make test-all`` gives. ``pairwise("name", "strategy")`` says that these two meet in another test. The number of
-  ranks is a setting too, named "ranks": where 2 are among those that the test is for, all pairs
-  are met with 2, and with the others each setting once.
+  session), unless with ``--all-cases``, which ``make test-all`` gives. ``pairwise("a", "b")`` says
+  that these two meet in another test. The number of ranks is a setting too, named "ranks":
+  where 2 are among those that the test is for, all pairs are met with 2, and with the others each
+  setting once.
 """
 
 import faulthandler
