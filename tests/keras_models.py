@@ -132,3 +132,9 @@ def equal_on_all_ranks(of: keras.Model | Sequence[Any]) -> bool:
     """Whether all ranks hold these weights, bit for bit. A collective."""
     copies = everyone(weights(of))
     return all(same(copies[0], copy) for copy in copies)
+
+
+def slow_state(optimizer: Any, kind: str) -> list[Array]:
+    """The "anchor" or slow "momentum" of each variable, in the order of the optimizer's groups."""
+    saved = optimizer._training.to_save()
+    return [value.numpy() for name, value in saved.items() if name.startswith(f"{kind}.")]

@@ -66,13 +66,14 @@ def hvd() -> Any:
 def same_error_in_a_step(error: type[Exception], match: str, action: Callable[[], object]) -> None:
     """Require that ``action`` fails on every rank, with one sentence of ours. A collective.
 
-    In TensorFlow the error comes out of a graph, which makes another kind of it, and a long text.
+    Out of a graph of TensorFlow's it is of another kind, and has a long text.
     """
     with pytest.raises(_module().error_out_of(error)) as raised:
         action()
     lines = [line for line in str(raised.value).splitlines() if re.search(match, line)]
-    sentences = everyone([line.partition(f"{error.__name__}: ")[2] or line for line in lines])
-    assert sentences[0], str(raised.value)
+    said = {line.partition(f"{error.__name__}: ")[2] or line for line in lines}
+    assert len(said) == 1, str(raised.value)
+    sentences = everyone(said)
     assert all(sentence == sentences[0] for sentence in sentences), sentences
 
 

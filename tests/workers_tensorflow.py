@@ -8,10 +8,9 @@ import tensorflow as tf
 import slowmo_hvd.tensorflow as hvd
 
 
-def error_out_of(error: type[Exception]) -> type[Exception]:
-    """What ``error``, raised in a sync, is to the script: what a graph makes of it."""
-    made: type[Exception] = tf.errors.OpError
-    return made
+def error_out_of(error: type[Exception]) -> tuple[type[Exception], ...]:
+    """What ``error``, raised in a sync, is to the script: what a graph makes of it, if in one."""
+    return error, tf.errors.OpError
 
 
 class SGDWorker:

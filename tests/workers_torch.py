@@ -7,9 +7,9 @@ import torch
 import slowmo_hvd.torch as hvd
 
 
-def error_out_of(error: type[Exception]) -> type[Exception]:
+def error_out_of(error: type[Exception]) -> tuple[type[Exception], ...]:
     """What ``error``, raised in a sync, is to the script."""
-    return error
+    return (error,)
 
 
 class SGDWorker:

@@ -172,14 +172,22 @@ class Engine:
         if self._torn:
             raise RuntimeError(self._torn)
 
+    def mend(self) -> None:
+        """The model is whole again: all of it has been loaded, restored or broadcast."""
+        self._torn = ""
+
     def count(self, rates: Iterable[Any]) -> Sync | None:
         """Count one attempted step, taken at these learning rates; return the sync now due."""
         for mean, rate in zip(self.rates, rates, strict=True):
             mean.add(rate)
         return self.schedule.tick()
 
-    def sync(self, kind: Sync) -> None:
+    def sync(self, kind: Sync, then: Callable[[], None] = lambda: None) -> None:
         """Synchronise, and then call the hooks. A collective.
+
+        Args:
+            kind: why.
+            then: called once the counters have moved on, before the hooks.
 
         Raises:
             RuntimeError: the ranks are in different syncs, or in parts of different ones.
@@ -189,6 +197,7 @@ class Engine:
         where = f"the sync after step {self.schedule.step}"
         with self.transport.critical.entered(self, where):
             record = self._sync(kind, where)
+            then()
         if record.excluded:
             warn([exclusion(record.excluded, record.step)])
         for hook in list(self.hooks.values()):  # a hook may remove itself

@@ -103,5 +103,13 @@ def exclusion(excluded: Sequence[int], step: int) -> str:
     )
 
 
+def frozen_without(excluded: Sequence[int], step: int) -> str:
+    """The warning, on every rank, that some workers are not in the mean of what was frozen."""
+    return (
+        f"after {step} steps the weights that were frozen are not finite on {_named(excluded)}: "
+        "left out of their mean"
+    )
+
+
 def _named(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

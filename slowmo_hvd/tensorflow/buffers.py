@@ -1,13 +1,13 @@
 """Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from slowmo_hvd.tensorflow.second_copies import follow, second_copies
-from slowmo_hvd.tensorflow.slow_model import native, slow_dtype
+from slowmo_hvd.tensorflow.tensors import native
 
 
 def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:
@@ -100,33 +100,14 @@ class Buffers:
         ):
             average.assign(tf.cast(native(variable), average.dtype))
 
-    def flats(self, frozen: Collection[int]) -> list[Any]:
-        """The buffers' values, flat, one tensor a dtype, for `set_flats` to take back.
+    def besides(self, frozen: Collection[int]) -> list[Any]:
+        """The buffers of all but these tf.Variables, given by id."""
+        return [b for b in self._buffers if self._owners.get(id(b)) not in frozen]
 
-        Args:
-            frozen: the tf.Variables, by id, whose buffers are left out.
-        """
-        return [
-            tf.concat([tf.reshape(tf.cast(buffer, dtype), [-1]) for buffer in buffers], 0)
-            for dtype, buffers in self._by_dtype(frozen)
-        ]
-
-    def set_flats(self, flats: Sequence[Any], frozen: Collection[int]) -> None:
-        """Put values in, in the form of `flats`."""
-        for (_, buffers), flat in zip(self._by_dtype(frozen), flats, strict=True):
-            start = 0
-            for buffer in buffers:
-                size = buffer.shape.num_elements()
-                part = tf.reshape(flat[start : start + size], buffer.shape)
-                buffer.assign(tf.cast(part, buffer.dtype))
-                start += size
-
-    def _by_dtype(self, frozen: Collection[int]) -> list[tuple[str, list[Any]]]:
-        by_dtype: dict[str, list[Any]] = {}
-        for buffer in self._buffers:
-            if self._owners.get(id(buffer)) not in frozen:
-                by_dtype.setdefault(slow_dtype(buffer), []).append(buffer)
-        return list(by_dtype.items())
+    def touched(self) -> list[Any]:
+        """The tf.Variables that a sync may read or write, and a step uses too."""
+        others = [*_averages(self._leaf), *_added_up(self._leaf), *second_copies(self._leaf)]
+        return [*self._buffers, *others, native(self._leaf._iterations)]
 
 
 def _buffers(leaf: keras.optimizers.Optimizer) -> list[Any]:

@@ -23,8 +23,8 @@ from slowmo_hvd.tensorflow.functions import (
     broadcast_values,
     shared_variables,
 )
-from slowmo_hvd.tensorflow.outer_loop import loops_of
-from slowmo_hvd.tensorflow.slow_model import native
+from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.training import trainings_of
 
 __all__ = ["TensorFlowKerasState", "TensorFlowState", "run"]
 
@@ -180,5 +180,5 @@ class TensorFlowState(_VariablesState):
     def _broadcast(self) -> None:
         natives = list(map(native, self.variables))
         broadcast_values(natives, 0, hvd.global_process_set)
-        for loop in loops_of(natives):
-            loop.agree_after_broadcast()
+        for training in trainings_of(natives):
+            training.agree_after_broadcast()

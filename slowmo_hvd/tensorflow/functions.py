@@ -9,9 +9,9 @@ import tensorflow as tf
 from horovod.tensorflow.functions import *  # noqa: F403
 from horovod.tensorflow.mpi_ops import MPI_LIB
 
-from slowmo_hvd.tensorflow.exchange import run_now
-from slowmo_hvd.tensorflow.outer_loop import loops_of
-from slowmo_hvd.tensorflow.slow_model import native
+from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.training import trainings_of
+from slowmo_hvd.tensorflow.transport import run_once
 
 _CHUNK = 64 * 2**20  # bytes that travel at once; a few times as much is their temporary memory
 _HOROVODS = (tf.uint8, tf.int8, tf.int32, tf.int64, tf.float16, tf.float32, tf.float64, tf.bool)
@@ -49,9 +49,9 @@ def broadcast_variables(
     done = broadcast(natives, root_rank, process_set)
     if not tf.executing_eagerly():
         return None if tf.inside_function() else done
-    for loop in loops_of(natives):
-        if loop.begun:  # rank-equal, since the count of steps has just been broadcast
-            loop.agree_after_broadcast()
+    for training in trainings_of(natives):
+        if training.begun:  # rank-equal, since the count of steps has just been broadcast
+            training.agree_after_broadcast()
     return None
 
 
@@ -70,7 +70,8 @@ def broadcast_values(natives: Sequence[Any], root_rank: int, process_set: Any) -
     _broadcast_inplace(horovods, root_rank, process_set)
     for index, chunk in enumerate(_chunks(others)):
         send = partial(_send, index=index, root_rank=root_rank, process_set=process_set)
-        _assign_bytes(chunk, run_now(send, _joined(chunk)))
+        joined = _joined(chunk)
+        _assign_bytes(chunk, run_once(send, joined)(joined))
     return None
 
 

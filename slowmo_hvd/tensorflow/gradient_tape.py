@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from slowmo_hvd.tensorflow.arguments import refuse_local
-from slowmo_hvd.tensorflow.outer_loop import OuterLoop
+from slowmo_hvd.tensorflow.training import Training
 
 
 def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
@@ -27,7 +27,7 @@ def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any
     """
     if not isinstance(gradtape, tf.GradientTape):
         raise TypeError(f"gradtape must be a tf.GradientTape, got {gradtape!r}")
-    if not OuterLoop.any_made:
+    if not Training.any_made:
         raise ValueError(
             "DistributedGradientTape leaves gradients local under SlowMo, and there is no "
             "DistributedOptimizer that would average the workers: wrap the optimizer too, "

@@ -39,8 +39,8 @@ from slowmo_hvd.tensorflow.context import (
     refuse_strategy,
 )
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
-from slowmo_hvd.tensorflow.outer_loop import OuterLoop
 from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER, change, holder, is_setting
+from slowmo_hvd.tensorflow.training import Training
 
 _logger = logging.getLogger("slowmo_hvd")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -99,6 +99,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
             FloatingPointError on every worker. Without a finite worker it always raises.
+        bucket_bytes: what a sync sends at once, >= 8. A few buckets need memory, beside the slow
+            state; more of them hide more of the arithmetic behind the wire.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -132,6 +134,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         buffers: str = "auto",
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
+        bucket_bytes: int = 32 * 2**20,
         **kwargs: Any,
     ) -> None:
         check_inner(optimizer, DistributedOptimizer)
@@ -152,6 +155,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             buffers=buffers,
             warmup_steps=warmup_steps,
             on_nonfinite=on_nonfinite,
+            bucket_bytes=bucket_bytes,
         )
         check_device(device_dense)
         check_compression(compression)
@@ -169,7 +173,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._accumulate(self.backward_passes_per_step)
         self._compression = compression
         self._device_dense = device_dense
-        self._outer = OuterLoop(
+        self._training = Training(
             config, compression=compression, process_set=process_set, device=device_dense
         )
         self._model: Callable[[], Any] = lambda: None
@@ -257,7 +261,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def process_set(self) -> Any:
         """The ranks that train together."""
-        return self._outer.process_set
+        return self._training.process_set
 
     @_as_written
     def build(self, variables: Sequence[Any]) -> None:
@@ -278,7 +282,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "optimizers that MultiOptimizer's function makes: set "
                     "gradient_accumulation_steps on them"
                 )
-            self._outer.build(groups, self.add_variable)
+            self._training.build(groups, self.add_variable)
             # Not super().build(), which would make a second average of the weights (EMA) and the
             # like; and not by setattr, which would take the model's variables for the optimizer's.
             self.__dict__["_trainable_variables"] = variables
@@ -361,10 +365,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
         check_trained(grads, trainable_variables or self._trainable_variables)
-        self._outer.before_step()
-        learning_rates = self._outer.learning_rates()
+        self._training.before_step()
+        learning_rates = self._training.learning_rates()
         self.inner_optimizer.apply(self._prepared(grads), trainable_variables)
-        self._outer.after_step(learning_rates)
+        self._training.after_step(learning_rates)
 
     def _prepared(self, grads: list[Any]) -> list[Any]:
         if self.sparse_as_dense:
@@ -398,10 +402,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             raise RuntimeError("flush() cannot be called inside tf.function; call it after")
         if not self.built:
             return
-        self._outer.flush()
+        self._training.flush()
         model = self._model() if model is None else model
         if model is not None:
-            self._outer.average_statistics(model)
+            self._training.average_statistics(model)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """End a training as ``fit`` does: flush, and where the inner optimizer has an average of
@@ -410,7 +414,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.flush()
         self.inner_optimizer.finalize_variable_values(var_list)
         if self.built and any(leaf.use_ema for leaf in leaves(self.inner_optimizer)):
-            self._outer.average_variables(var_list)
+            self._training.average_variables(var_list)
 
     def introduce(self, model: keras.Model) -> None:
         """Have `flush` average this model's statistics. ``model.compile`` calls it."""
@@ -419,7 +423,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def after_broadcast(self) -> None:
         """Agree on one start anew, as in the first step. A collective, for elastic states."""
         if self.built:
-            self._outer.agree_after_broadcast()
+            self._training.agree_after_broadcast()
 
     def register_local_var(self, var: Any) -> None:
         """Not offered, unlike on Horovod's optimizer.
@@ -443,19 +447,19 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """
         if not callable(hook):
             raise TypeError(f"hook must be callable, got {hook!r}")
-        return HookHandle(self._outer.hooks, hook)
+        return HookHandle(self._training.engine.hooks, hook)
 
     @property
     def sync_stats(self) -> SyncStats:
         """The syncs of this optimizer in this process: how many, bytes, seconds, the latest."""
-        return self._outer.stats
+        return self._training.engine.stats
 
     # ---- saving --------------------------------------------------------------------------
 
     def save_own_variables(self, store: Any) -> None:
         """The slow state and the counters; Keras saves the inner optimizer by itself."""
         if self.built:
-            for name, value in saved_state.to_arrays(self._outer, self.inner_optimizer).items():
+            for name, value in saved_state.to_arrays(self._training, self.inner_optimizer).items():
                 store[name] = value
 
     def load_own_variables(self, store: Any) -> None:
@@ -478,9 +482,9 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 )
         elif all(name.isdecimal() for name in names):  # as every optimizer of Keras' own has it
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
-            self._outer.begin_afresh()
+            self._training.begin_afresh()
         else:
-            saved_state.load(self._outer, self.inner_optimizer, store)
+            saved_state.load(self._training, self.inner_optimizer, store)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set all of `variables`, in their order.
@@ -516,11 +520,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             "average_aggregated_gradients": self.average_aggregated_gradients,
             "weights": self._positions(),
             "process_set": None if self.process_set is hvd.global_process_set else list(ranks),
-            **{
-                name: value
-                for name, value in self._outer.config.asdict().items()
-                if name != "bucket_bytes"  # TensorFlow sends one tensor a dtype
-            },
+            **self._training.config.asdict(),
         }
 
     @classmethod

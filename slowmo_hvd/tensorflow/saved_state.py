@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from slowmo_hvd.core.form import array_form
 from slowmo_hvd.core.state import (
@@ -20,30 +21,27 @@ from slowmo_hvd.core.state import (
     pack_inner,
     refusal,
 )
-from slowmo_hvd.tensorflow.exchange import critical
 from slowmo_hvd.tensorflow.leaves import leaves
-from slowmo_hvd.tensorflow.outer_loop import OuterLoop
+from slowmo_hvd.tensorflow.training import Training
 
 _Array = npt.NDArray[Any]
 _COUNTERS = ("step", "window", "position")
 
 
-def to_arrays(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
+def to_arrays(training: Training, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
     """All that there is to save of a built optimizer.
 
     Raises:
-        RuntimeError: it was broken off in a collective, and is no state of any step.
+        RuntimeError: a sync was broken off, and the state is that of no step.
     """
-    critical.check_whole(outer)
-    outer.anchor_frozen()
-    arrays = {name: np.array(value.numpy()) for name, value in outer.named_variables().items()}
+    arrays = {name: np.array(value.numpy()) for name, value in training.to_save().items()}
     arrays["version"] = np.array(STATE_VERSION, np.int64)
-    arrays["config"] = _to_bytes(outer.config.arithmetic())
-    arrays["inner"] = _to_bytes(_of_inner(outer, inner))
+    arrays["config"] = _to_bytes(training.config.arithmetic())
+    arrays["inner"] = _to_bytes(_of_inner(training, inner))
     return arrays
 
 
-def load(outer: OuterLoop, inner: keras.optimizers.Optimizer, store: Any) -> None:
+def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> None:
     """Take over what `to_arrays` gave.
 
     Raises:
@@ -56,21 +54,20 @@ def load(outer: OuterLoop, inner: keras.optimizers.Optimizer, store: Any) -> Non
     version = arrays.get("version", np.array("none"))
     is_number = version.dtype == np.int64 and not version.shape
     check_version(int(version) if is_number else version.tolist())  # others have other entries
-    named = outer.named_variables()
+    named = training.forms()
     if set(arrays) != {*named, "version", "config", "inner"}:
         strange = sorted(set(arrays) ^ {*named, "version", "config", "inner"})
         raise refusal(f"it has not the entries that this optimizer has; they differ in {strange}")
-    for name, variable in named.items():
-        _check_like(name, arrays[name], variable)
+    for name, form in named.items():
+        _check_like(name, arrays[name], form)
     schema = _schema(arrays)
-    shapes = [tuple(slot.anchor.shape) for slot in outer.slots]
+    shapes = [slot.shape for slot in training.slots]
     groups = int(named["lr_total"].shape[0])
-    check_state(schema, outer.config, groups, shapes, _of_inner(outer, inner), _fault)
+    check_state(schema, training.config, groups, shapes, _of_inner(training, inner), _fault)
     for name in set(named) - set(_COUNTERS):
         if not name.startswith(("anchor", "momentum", "lr_")) and int(arrays[name]) < 0:
             raise refusal(f"{name} is {int(arrays[name])}, not an int >= 0")
-    for name, variable in named.items():
-        variable.assign(arrays[name])
+    training.load(arrays)
     _insist(inner)
 
 
@@ -94,11 +91,11 @@ def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
     }
 
 
-def _check_like(name: str, array: _Array, variable: Any) -> None:
-    if array.shape != tuple(variable.shape) or array.dtype != variable.dtype.as_numpy_dtype:
+def _check_like(name: str, array: _Array, form: tf.TensorSpec) -> None:
+    if array.shape != tuple(form.shape) or array.dtype != form.dtype.as_numpy_dtype:
         raise refusal(
             f"{name} is {array.dtype}{list(array.shape)} and this optimizer has "
-            f"{variable.dtype.name}{list(variable.shape)}"
+            f"{form.dtype.name}{list(form.shape)}"
         )
 
 
@@ -106,8 +103,8 @@ def _fault(position: int, array: _Array) -> str | None:
     return None if np.isfinite(array).all() else "is not finite"
 
 
-def _of_inner(outer: OuterLoop, inner: keras.optimizers.Optimizer) -> dict[str, Any]:
-    shapes = [tuple(slot.anchor.shape) for slot in outer.slots]
+def _of_inner(training: Training, inner: keras.optimizers.Optimizer) -> dict[str, Any]:
+    shapes = [slot.shape for slot in training.slots]
     return pack_inner(type(inner).__name__, shapes, list(inner.variables), array_form)
 
 

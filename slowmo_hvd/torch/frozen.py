@@ -16,15 +16,6 @@ from slowmo_hvd.torch.transport import Transport
 _WORD = Room(torch.device("cpu"), torch.uint8, torch.int64)
 
 
-def frozen_without(excluded: Sequence[int], step: int) -> str:
-    """The warning, on every rank, that some workers are not in the mean of `take_mean`."""
-    ranks = ", ".join(map(str, excluded))
-    return (
-        f"after {step} steps the weights that were frozen are not finite on rank {ranks}: left out "
-        "of their mean"
-    )
-
-
 def take_roots(
     params: Sequence[Tensor], root: int, transport: Transport, name: str, bucket_bytes: int
 ) -> float:

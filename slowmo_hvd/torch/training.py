@@ -15,12 +15,13 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.elastic_job import ONE_STEP, before_run
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.peers import take_anchor
+from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.schedule import Sync
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.torch.arguments import check_groups
 from slowmo_hvd.torch.buffers import Buffers
 from slowmo_hvd.torch.callers import refuse_schedule_free_around
-from slowmo_hvd.torch.frozen import frozen_without, take_roots
+from slowmo_hvd.torch.frozen import take_roots
 from slowmo_hvd.torch.module_buffers import average_buffers
 from slowmo_hvd.torch.parameters import Names, Parameters
 from slowmo_hvd.torch.second_copies import in_train_mode

@@ -8,11 +8,11 @@ from jobs import job
 INSIDE = {
     "the sync after step 2": {
         "torch": ("core.engine", "Engine", "_sound"),
-        "tensorflow": ("tensorflow.outer_loop", "OuterLoop", "_enter"),
+        "tensorflow": ("core.engine", "Engine", "_sound"),
     },
     "the first step": {
         "torch": ("torch.training", "Training", "_agree_on"),
-        "tensorflow": ("tensorflow.outer_loop", "OuterLoop", "_agree"),
+        "tensorflow": ("tensorflow.training", "Training", "_agree"),
     },
 }
 # What no interrupt reaches, and so nothing holds back.

@@ -76,7 +76,7 @@ def test_wrapping_dropping_and_wrapping_again_leaks_neither_names_nor_memory(
             after_the_first = set(names)
     assert [reference() for reference in gone] == [None] * 5
     assert names == after_the_first
-    assert bool(names) == (hvd().size() > 1 or framework.current() == "tensorflow")
+    assert bool(names) == (hvd().size() > 1)
 
 
 @pytest.mark.only_all_cases("tensorflow")

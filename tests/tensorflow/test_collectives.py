@@ -26,7 +26,7 @@ def test_half_precision_on_the_wire_keeps_small_and_large_displacements(lr: floa
     rate = float(np.float32(lr))
     assert np.allclose(weight.numpy(), [-4 * rate, -0.75 * rate], rtol=2e-3, atol=0)
     assert equal_on_all_ranks([weight])
-    assert optimizer.sync_stats.last.bytes == 2 * 2 + 8 * 5  # halves, and five exact figures
+    assert optimizer.sync_stats.last.bytes == 2 * 2 + 8 * 6  # halves, and six exact figures
 
 
 @pytest.mark.ranks(2)
@@ -164,7 +164,7 @@ def test_the_record_of_a_sync_by_hand() -> None:
     assert seen == [record]
     assert (record.kind, record.step, record.window, record.workers) == (hvd.Sync.WINDOW, 2, 0, 2)
     assert record.learning_rates == (0.375,)
-    assert record.bytes == 4 * (2 + 4)  # two weights, two marks, the norm and γ
+    assert record.bytes == 4 * 2 + 8 * 5  # two weights; two marks, news and γ; the norm
     assert record.displacement_norm == pytest.approx(1.5 * 2**0.5)
     assert record.drift == pytest.approx(1.5 * 2**0.5)
     assert 0 < record.seconds < 60

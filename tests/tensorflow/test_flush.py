@@ -85,7 +85,7 @@ def test_frozen_layers_keep_every_bit_and_are_not_sent() -> None:
     fit(model, range(4))
     assert same(weights(model.get_layer("frozen").variables), before)
     trained = sum(variable.numpy().size for variable in model.trainable_variables)
-    assert optimizer.sync_stats.last.bytes == 4 * (trained + 4)  # and four figures
+    assert optimizer.sync_stats.last.bytes == 4 * trained + 8 * 5  # and five figures
 
 
 def test_an_average_of_the_weights_ends_as_the_workers_mean_of_it() -> None:
@@ -98,13 +98,10 @@ def test_an_average_of_the_weights_ends_as_the_workers_mean_of_it() -> None:
     for weight, *of_all in zip(weights(model), *averages, strict=True):
         assert np.allclose(weight, np.mean(of_all, axis=0), rtol=1e-6)
     assert equal_on_all_ranks(model)
-    before = weights(model)
     model.optimizer.learning_rate = 0.0
     fit(model, [4])  # goes on from there: the jump to the average is no progress of the next window
     assert equal_on_all_ranks(model)
     assert all(np.isfinite(weight).all() for weight in weights(model))
-    anchors = [v for v in model.optimizer.variables if v.path.endswith("_anchor")]
-    assert len(anchors) == len(before)
 
 
 def test_validation_on_the_average_when_asked_for(tmp_path: Path) -> None:

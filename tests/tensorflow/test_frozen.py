@@ -99,7 +99,7 @@ def test_a_variable_frozen_from_the_beginning_is_not_sent_and_not_compared() -> 
     optimizer.build([a, b])
     for _ in range(2):
         step_with(optimizer, (1.0, a))
-    assert optimizer.sync_stats.last.bytes == 4 * (1 + 4)  # and four figures
+    assert optimizer.sync_stats.last.bytes == 4 + 8 * 5  # and five figures
     assert values(b) == [[float(hvd.rank())] * 8]
 
 
@@ -195,7 +195,7 @@ def test_a_worker_whose_weights_broke_is_left_out_of_the_mean_where_they_are_fro
     optimizer = wrapped(sync_period=4)
     step_with(optimizer, (1.0, a), (by_rank(1.0, float("nan")), b))
     b.trainable = False
-    with pytest.warns(UserWarning, match="the weights of rank 1 are not finite"):
+    with pytest.warns(UserWarning, match="were frozen are not finite on rank 1"):
         step_with(optimizer, (1.0, a))
     assert values(a, b) == [[-2.0], [-1.0, -1.0]]
 
@@ -223,7 +223,9 @@ def test_a_graph_made_before_the_change_is_refused_after_it() -> None:
     both()  # goes on, as with a bare optimizer
     assert values(a, b) == [[-2.0], [-2.0, -2.0]]
     step_with(optimizer, (1.0, a))
-    with pytest.raises(tf.errors.OpError, match="made when other variables were trained: after"):
+    with pytest.raises(
+        (RuntimeError, tf.errors.OpError), match="made when other variables were trained: after"
+    ):
         both()
     b.trainable = True
     step_with(optimizer, (1.0, a), (1.0, b))

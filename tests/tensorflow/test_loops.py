@@ -333,6 +333,6 @@ def test_many_functions_with_one_optimizer_agree_once() -> None:
             tf.function(lambda g: step_with(optimizer, (g, weight)))(float(step))
 
     taken(range(2))
-    optimizer._outer.agree = lambda: pytest.fail("asked the other ranks again")
+    optimizer._training.agree = lambda: pytest.fail("asked the other ranks again")
     taken(range(2, 5))
     assert optimizer.sync_stats.syncs == 2

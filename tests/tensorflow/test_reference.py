@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from courses import COURSES, Course
+from keras_models import slow_state
 from problem import SCHEDULES, STEPS, X0, Array, assert_close, gradient
 
 import slowmo_hvd.tensorflow as hvd
@@ -122,9 +123,9 @@ def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: str) -> Non
             optimizer.flush()
         ours = [variable.numpy() for variable in variables]
         assert_close(ours, expected.x[hvd.rank()], TOLERANCE[dtype])
-        assert_close(values(optimizer, "_anchor"), expected.anchor, TOLERANCE[dtype])
+        assert_close(slow_state(optimizer, "anchor"), expected.anchor, TOLERANCE[dtype])
         if config.slow_momentum > 0:
-            momentum = values(optimizer, "_slow_momentum")
+            momentum = slow_state(optimizer, "momentum")
             assert_close(momentum, expected.momentum, 30 * TOLERANCE[dtype])  # d̄/γ loses digits
         assert values(optimizer, "step") == [expected.step]
         assert values(optimizer, "window") == [expected.window]

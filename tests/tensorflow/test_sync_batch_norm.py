@@ -12,7 +12,9 @@ import tensorflow as tf
 from ranks import by_rank, everyone
 
 import slowmo_hvd.tensorflow as hvd
-from slowmo_hvd.tensorflow.moving_statistics import average_statistics
+from slowmo_hvd.tensorflow.means import average
+from slowmo_hvd.tensorflow.moving_statistics import statistics_of
+from slowmo_hvd.tensorflow.transport import Transport
 
 pytestmark = pytest.mark.ranks(1, 2)
 
@@ -205,7 +207,10 @@ def test_by_hand_two_workers_of_one_element_each() -> None:
 
 
 def averaged(model: keras.Model) -> int:
-    return average_statistics(model, name="test", process_set=hvd.global_process_set)
+    """Average the model's statistics; return the bytes handed to allreduce."""
+    transport = Transport(hvd.global_process_set, hvd.Compression.none, "")
+    average(statistics_of(model), transport, "test", bucket_bytes=64)
+    return transport.sent
 
 
 def test_moving_statistics_become_their_mean_and_all_else_stays() -> None:

@@ -13,6 +13,7 @@ MOMENTS = (
     "inside a window",
     "before a sync's allreduce",  # where the others wait for it
     "during a sync's allreduce",
+    "between a sync's buckets",  # the others have a model that is in part old and in part new
     "after a sync's allreduce",  # in its sync hook, while others may still be in the sync
     "inside a commit's copy",  # the model is copied, what follows it is not
     "after a commit's copy",  # where the others wait in the broadcast that ends a commit
@@ -92,6 +93,6 @@ def draw(seed: int, moments: Sequence[str]) -> Plan:
 def _fits(moment: str, step: int, commit_every: int) -> bool:
     if "commit" in moment:
         return step % commit_every == 0
-    if "sync's allreduce" in moment:
+    if "sync's" in moment:
         return step % Plan.sync_period == 0
     return moment != "inside a window" or step % Plan.sync_period > 0

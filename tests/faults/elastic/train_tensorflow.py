@@ -106,7 +106,9 @@ def main() -> None:
     plan = Worker.plan_of_run()
     model = network(plan.seed)
     optimizer = hvd.DistributedOptimizer(
-        keras.optimizers.SGD(0.1, momentum=0.9), sync_period=plan.sync_period
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        sync_period=plan.sync_period,
+        bucket_bytes=256,  # three buckets
     )
     model.compile(optimizer, "mse", jit_compile=False)
     state = elastic.KerasState(model, step=0)

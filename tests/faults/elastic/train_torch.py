@@ -30,7 +30,9 @@ def main() -> None:
     torch.set_num_threads(1)
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     optimizer = hvd.DistributedOptimizer(
-        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), sync_period=4
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        sync_period=4,
+        bucket_bytes=256,  # three buckets
     )
     state = hvd.elastic.TorchState(model=model, optimizer=optimizer, step=0)
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from faults.elastic.plan import Kill, Plan
 
+from slowmo_hvd.core import engine
+
 
 class Worker:
     """Reports to the cluster through a pipe, waits for the planned sizes, and dies as planned.
@@ -122,6 +124,21 @@ class Worker:
                 # A moment drawn from about the time that a sync takes.
                 delay = random.Random(f"{kill} {self.plan.seed}").uniform(0, 4e-3)
                 threading.Thread(target=lambda: (time.sleep(delay), self._die(kill))).start()
+            kill = self._planned("between a sync's buckets", 1)
+            if kill is not None:
+                self._die_between_buckets(kill)
+
+    def _die_between_buckets(self, kill: Kill) -> None:
+        landed = []
+        land = engine._Displacement.land
+
+        def land_or_die(load: Any, total: Any) -> None:
+            if landed:
+                self._die(kill)
+            landed.append(load)
+            land(load, total)
+
+        engine._Displacement.land = land_or_die
 
     def after_step(self) -> None:
         """A step is done and counted, and the sync after it."""

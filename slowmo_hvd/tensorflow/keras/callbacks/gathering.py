@@ -1,17 +1,20 @@
 """What the callbacks of all ranks tell each other."""
 
-from functools import partial
+import functools
 from typing import Any
 
 import horovod.tensorflow as hvd
 
 from slowmo_hvd.core.gathering import gather_json
-from slowmo_hvd.tensorflow.exchange import gather_figures
+from slowmo_hvd.tensorflow.transport import Transport
 
 
 def gather(value: Any, name: str) -> list[Any]:
     """Every rank's value. A collective."""
-    figures = partial(
-        gather_figures, name=f"slowmo.callbacks.{name}", process_set=hvd.global_process_set
-    )
+    figures = functools.partial(_transport().gather, name=f"slowmo.callbacks.{name}")
     return [theirs for _, theirs in sorted(gather_json(value, figures).items())]
+
+
+@functools.cache
+def _transport() -> Transport:
+    return Transport(hvd.global_process_set, hvd.Compression.none, "")

@@ -7,7 +7,7 @@ from faults.elastic.plan import Kill, Plan
 
 @pytest.mark.limit(IDLE + 10)
 def test_a_worker_lost_inside_a_window_and_the_root_lost_in_a_sync_lose_no_commit() -> None:
-    kills = (Kill("inside a window", 6, 1), Kill("before a sync's allreduce", 16, 0))
+    kills = (Kill("inside a window", 6, 1), Kill("between a sync's buckets", 16, 0))
     report = run("torch", Plan(kills=kills, sizes={12: 3}))
     assert report.problems() == [], report.output
 

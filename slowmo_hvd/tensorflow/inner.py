@@ -1,0 +1,97 @@
+"""The inner optimizers' buffers through the syncs: line 2 of Algorithm 1."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from slowmo_hvd.core.pipeline import Load
+from slowmo_hvd.core.roll_call import RollCall
+from slowmo_hvd.tensorflow.buffers import Buffers
+from slowmo_hvd.tensorflow.means import sums
+from slowmo_hvd.tensorflow.transport import Transport
+
+
+class Inner:
+    """See `slowmo_hvd.core.engine.Inner`. The buffers exist from the start: there is no news.
+
+    Attributes:
+        buffers: those of each inner optimizer that updates variables.
+        frozen: the ids of the tf.Variables that are not trained, whose buffers do not travel.
+    """
+
+    def __init__(self, transport: Transport, bucket_bytes: int) -> None:
+        self.buffers: list[Buffers] = []
+        self.frozen: set[int] = set()
+        self.transport = transport
+        self.bucket_bytes = bucket_bytes
+
+    def variables(self) -> list[Any]:
+        """The tf.Variables that a sync may read or write."""
+        return [variable for buffers in self.buffers for variable in buffers.touched()]
+
+    def averaged(self) -> list[Any]:
+        """The tf.Variables that are averaged in a sync."""
+        averaging = (buffers for buffers in self.buffers if buffers.strategy == "average")
+        return [buffer for buffers in averaging for buffer in buffers.besides(self.frozen)]
+
+    def finite(self) -> bool:
+        """Whether all that this worker would send is."""
+        # Not their norms: Adam's second moments have no squares in float32.
+        sums_ = [tf.cast(tf.reduce_sum(buffer), tf.float64) for buffer in self.averaged()]
+        return bool(tf.reduce_all(tf.math.is_finite(sums_))) if sums_ else True
+
+    def has_news(self) -> bool:
+        """Never."""
+        return False
+
+    def cross(self, slow: Any, *, sound: bool, opens_window: bool) -> "_Crossing":
+        """Come to a sync."""
+        return _Crossing(self, sound=sound, opens_window=opens_window)
+
+    def stop(self, slow: Any, *, sound: bool) -> "_Stop":
+        """Come to where variables stop being trained."""
+        return _Stop()
+
+
+class _Crossing:
+    """The way through one sync."""
+
+    changed = False
+
+    def __init__(self, inner: Inner, *, sound: bool, opens_window: bool) -> None:
+        self._inner = inner
+        self._sound = sound
+        self._opens_window = opens_window
+
+    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
+        """The buffers become the mean of the sound workers', and theirs alone."""
+        variables = self._inner.averaged()
+
+        def land(index: int, total: Any) -> None:
+            if self._sound:
+                mean = total / roll.contributors
+                variables[index].assign(tf.cast(mean, variables[index].dtype))
+
+        given = range(len(variables)) if self._sound else ()
+        return sums(variables, given, land, self._inner.bucket_bytes)
+
+    def end(self) -> None:
+        for buffers in self._inner.buffers:
+            if buffers.strategy == "reset" and self._opens_window:
+                buffers.reset()
+            if not self._sound:
+                buffers.forget()
+            buffers.follow()
+
+
+class _Stop:
+    """Where variables stop being trained: copies of the weights follow by themselves."""
+
+    changed = False
+
+    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
+        return iter(())
+
+    def end(self) -> None:
+        pass

@@ -1,0 +1,103 @@
+"""Sums of many variables that are no weights, in buckets: the inner optimizer's, or a model's."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from slowmo_hvd.core.pipeline import Load, send
+from slowmo_hvd.core.plan import Bucket, Leaf, plan
+from slowmo_hvd.tensorflow.tensors import Room, Wire, capacities, read, room_of
+from slowmo_hvd.tensorflow.transport import Transport
+
+
+def sums(
+    variables: Sequence[Any],
+    given: Collection[int],
+    land: Callable[[int, Any], None],
+    bucket_bytes: int,
+    *,
+    wide: bool = False,
+) -> Iterator[Load]:
+    """The loads that sum variables over the workers, uncompressed.
+
+    Args:
+        variables: tf.Variables of floating point, the same on every rank in the same order.
+        given: the positions of those that this worker adds; of the others it adds zeros.
+        land: takes a position and its sum, of the variable's shape.
+        bucket_bytes: of a bucket, at the most.
+        wide: in float64 whatever the dtype.
+    """
+    leaves = {}
+    for index, variable in enumerate(variables):
+        room = Room("float64", "float64") if wide else room_of(variable)
+        leaves[index] = Leaf(variable.shape.num_elements(), room, 0)
+    arrived: dict[int, list[Any]] = {}
+
+    def arrive(index: int, part: Any, *, last: bool) -> None:
+        parts = arrived.setdefault(index, [])
+        parts.append(part)
+        if last:
+            land(index, tf.reshape(tf.concat(arrived.pop(index), 0), variables[index].shape))
+
+    for bucket in plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets:
+        yield _Sum(bucket, variables, given, arrive)
+
+
+class _Sum:
+    """A bucket of them."""
+
+    exact = True  # Adam divides by second moments, which half precision rounds to 0
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        variables: Sequence[Any],
+        given: Collection[int],
+        arrive: Callable[..., None],
+    ) -> None:
+        self.room, self.size = bucket.room, bucket.size
+        self._bucket, self._variables = bucket, variables
+        self._given, self._arrive = given, arrive
+
+    def pack(self, wire: Wire) -> None:
+        parts = []
+        for piece in self._bucket.pieces:
+            if piece.leaf in self._given:
+                values = read(self._variables[piece.leaf], piece)
+                parts.append(tf.cast(values, wire.room.wire))
+            else:
+                parts.append(tf.zeros([piece.stop - piece.start], wire.room.wire))
+        wire.values = tf.concat(parts, 0)
+
+    def land(self, total: Wire) -> None:
+        values, total.values = total.values, None
+        for leaf, start, stop, offset in self._bucket.pieces:
+            last = stop == self._variables[leaf].shape.num_elements()
+            self._arrive(leaf, values[offset : offset + stop - start], last=last)
+
+
+def average(variables: Sequence[Any], transport: Transport, name: str, bucket_bytes: int) -> None:
+    """Make each of these variables its mean over the workers where it is finite. A collective.
+
+    The sum of equal float32 numbers, and its quotient, are exact in the float64 on the wire:
+    values that agree keep every bit. A rank that has joined (``hvd.join()``) counts for nothing.
+
+    Args:
+        variables: tf.Variables of floating point, the same on every rank in the same order.
+        transport: how to send.
+        name: the collectives' name, in use for nothing else.
+        bucket_bytes: of a bucket, at the most.
+    """
+    if not variables or transport.workers == 1:  # equal on every rank
+        return
+    sound = [bool(tf.reduce_all(tf.math.is_finite(variable))) for variable in variables]
+    started = transport.start_numbers(list(map(float, sound)), f"{name}.finite")
+    counts = transport.finish_numbers(started)
+
+    def land(index: int, total: Any) -> None:
+        if counts[index] > 0:  # the same on every rank
+            variables[index].assign(tf.cast(total / counts[index], variables[index].dtype))
+
+    given = {index for index, fine in enumerate(sound) if fine}
+    send(sums(variables, given, land, bucket_bytes, wide=True), transport, name)

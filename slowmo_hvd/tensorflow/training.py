@@ -1,0 +1,547 @@
+"""One Keras optimizer's training: the engine between its steps, eagerly and in graphs.
+
+The counters are variables and a sync is a branch of the graph, so that steps are counted alike
+eagerly, in ``tf.function``, in ``fit`` and with several steps an execution, and are saved with the
+optimizer. In the branch Python takes over: the engine runs in a thread of its own, and the graph
+waits for it.
+"""
+
+import contextlib
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.elastic_job import ONE_STEP, before_run, elastic_job
+from slowmo_hvd.core.engine import Engine
+from slowmo_hvd.core.gathering import gather_json
+from slowmo_hvd.core.peers import take_anchor
+from slowmo_hvd.core.roll_call import frozen_without
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
+from slowmo_hvd.core.warn import warn
+from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
+from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
+from slowmo_hvd.tensorflow.inner import Inner
+from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
+from slowmo_hvd.tensorflow.means import average
+from slowmo_hvd.tensorflow.moving_statistics import statistics_of
+from slowmo_hvd.tensorflow.tensors import SlowModel, SlowVariable, native
+from slowmo_hvd.tensorflow.transport import Transport, critical, stall_watch
+
+_KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
+_all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
+
+
+def trainings_of(variables: Sequence[Any]) -> list["Training"]:
+    """Those whose counters are among these tf.Variables, in the variables' order."""
+    by_step = {id(training._step): training for training in _all if training.built}
+    return [by_step[id(variable)] for variable in variables if id(variable) in by_step]
+
+
+class Training:
+    """Counts local steps, synchronises when the schedule says so, and holds the slow state.
+
+    Call `before_step` and `after_step` around every attempted step of the inner optimizer, on
+    every rank of the process set. All collectives of training with Keras start here.
+
+    Attributes:
+        engine: synchronises; its counters are set from the variables before each sync.
+        built: whether there are variables.
+    """
+
+    any_made = False  #: whether there has ever been one in this process
+
+    def __init__(
+        self, config: SlowMoConfig, *, compression: Any, process_set: Any, device: str
+    ) -> None:
+        self._transport = Transport(process_set, compression, device)
+        self.inner = Inner(self._transport, config.bucket_bytes)
+        self.engine = Engine(config, self._transport, self.inner, 0)
+        self._schedule = Schedule(config.sync_period, config.warmup_steps)
+        self._agreed = False
+        self.built = False
+        self._serial: int | None = None
+        self._failure: BaseException | None = None  # of the sync in the thread
+        _all.add(self)
+        Training.any_made = True
+
+    @property
+    def config(self) -> SlowMoConfig:
+        """All that the user has set."""
+        return self.engine.config
+
+    @property
+    def process_set(self) -> Any:
+        """The ranks that train together."""
+        return self._transport.process_set
+
+    @property
+    def member(self) -> bool:
+        """Whether this rank trains in the process set; if not, its steps are local for good."""
+        return bool(self.process_set.included())
+
+    @property
+    def begun(self) -> bool:
+        """Whether a step has been taken, here or before these variables were loaded. Eager."""
+        return int(self._step) > 0
+
+    def build(self, groups: Groups, add_variable: Callable[..., Any]) -> None:
+        """Make the counters and the slow state.
+
+        Args:
+            groups: the inner optimizers that take the steps, with the variables of each.
+            add_variable: the outer optimizer's.
+        """
+
+        def counter(name: str, shape: tuple[int, ...] = (), dtype: str = "int64") -> Any:
+            return native(add_variable(shape=shape, dtype=dtype, name=name))
+
+        self._leaves = [leaf for leaf, _ in groups]
+        self._passes = accumulation_steps(groups)
+        self._attempt = counter("attempt") if self._passes > 1 else None
+        self._step = counter("step")
+        self._window = counter("window")
+        self._position = counter("position")
+        self._statistics_at = counter("statistics_at")  # the step after which they were averaged
+        # γ of the window so far: its mean over the window's steps, a sum and a count.
+        self._lr_total = counter("lr_total", (len(groups),), "float64")
+        self._lr_steps = counter("lr_steps")
+        self._slow = SlowModel(
+            [variables for _, variables in groups],
+            add_variable,
+            with_momentum=self.config.slow_momentum > 0,
+            bucket_bytes=self.config.bucket_bytes,
+        )
+        self.inner.buffers = [
+            Buffers(leaf, resolve_strategy(self.config.buffers, leaf), add_variable)
+            for leaf in self._leaves
+        ]
+        self.engine.slow = self._slow
+        self._frozen: tuple[int, ...] = ()  # the positions in `slots` that are not trained
+        self._train(self._frozen)
+        # What the ranks have agreed to train, as `_key`, for the graphs: 0 before they have.
+        self._agreed_key = tf.Variable(0, trainable=False, dtype=tf.int64)
+        if elastic_job():
+            self._local_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+        with tf.init_scope():
+            self._done = tf.queue.FIFOQueue(1, [tf.bool], [()])
+        self._ready = False
+        self._made_in_first_step = not self._can_begin()
+        self.built = True
+
+    def _can_begin(self) -> bool:
+        """Whether the variables have values: not so in the trace that makes them."""
+        if not self._ready and initialised([*(slot.variable for slot in self.slots), self._step]):
+            with tf.init_scope():
+                for buffers in self.inner.buffers:
+                    buffers.look()
+            self._ready = True
+        return self._ready
+
+    @property
+    def slots(self) -> list[SlowVariable]:
+        """Every variable's slow state."""
+        return self._slow.slots
+
+    # ---- what is saved -------------------------------------------------------------------
+
+    def counters(self) -> dict[str, Any]:
+        """What is saved beside anchors and momenta, as tf.Variables."""
+        named = {
+            "step": self._step,
+            "window": self._window,
+            "position": self._position,
+            "statistics_at": self._statistics_at,
+            "lr_total": self._lr_total,
+            "lr_steps": self._lr_steps,
+        }
+        if self._attempt is not None:
+            named["attempt"] = self._attempt
+        for index, buffers in enumerate(self.inner.buffers):
+            named[f"restarted_at.{index}"] = buffers.restarted_at
+        return named
+
+    def to_save(self) -> dict[str, Any]:
+        """All that is saved, by names that do not hang on those of the model's layers.
+
+        The anchors of frozen variables are their values there. Eager.
+
+        Raises:
+            RuntimeError: a sync was broken off, and the state is that of no step.
+        """
+        self.engine.check_whole()
+        self._slow.anchor_here(self._frozen)
+        return {**self.counters(), **self._slow.saved()}
+
+    def forms(self) -> dict[str, tf.TensorSpec]:
+        """Shapes and dtypes of what `to_save` gives."""
+        counters = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in self.counters().items()}
+        return counters | self._slow.forms()
+
+    def load(self, arrays: Any) -> None:
+        """Take over what `to_save` gave."""
+        for name, variable in self.counters().items():
+            variable.assign(arrays[name])
+        self._slow.load(arrays)
+        self.engine.mend()
+
+    def begin_afresh(self) -> None:
+        """As if no step had been taken, from the weights as they are now."""
+        self.engine.mend()
+        if int(self._step) == 0:
+            return
+        for variable in self.counters().values():
+            variable.assign(tf.zeros_like(variable))
+        self._slow.begin_afresh(range(len(self.slots)))
+        self._agreed = False
+
+    # ---- steps ---------------------------------------------------------------------------
+
+    def learning_rates(self) -> Any:
+        """γ of each group now, before its optimizer steps on; a float64 tensor."""
+        return tf.stack([tf.cast(leaf.learning_rate, tf.float64) for leaf in self._leaves])
+
+    def before_step(self) -> None:
+        """Agree with the other ranks on one start, and anew where other variables are trained.
+
+        Rank-equal: each rank agrees once in its first step, whether its model was built before or
+        is in this step; and after a change of what is trained, which every rank makes before the
+        same step: one that does so alone finds out in `Engine.meet`. In a graph this runs where
+        the graph is made. In the trace that makes the model's variables there is nothing yet to
+        start from; the next trace, of the same step, comes here again.
+        """
+        if not self.member:
+            return
+        if not self._can_begin():
+            traced_for_making_variables()
+            return
+        with tf.init_scope():
+            self.engine.check()
+            frozen = self._to_freeze()
+            if not self._agreed and before_run():  # rank-equal, see there
+                self._train(frozen)
+            elif not self._agreed:
+                self.agree()
+            elif frozen != self._frozen:
+                self._change(frozen)
+
+    def _to_freeze(self) -> tuple[int, ...]:
+        frozen = self._slow.frozen()
+        # With nothing to train Keras refuses the step.
+        return frozen if len(frozen) < len(self.slots) else self._frozen
+
+    def after_step(self, learning_rates: Any) -> None:
+        """Count one attempted step, taken at these learning rates; synchronise if that is due.
+
+        Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
+        finite. With gradients that add up, the steps that move variables count.
+        """
+        if not self.member or not self._ready:
+            return
+        if self._attempt is None:
+            self._count(learning_rates)
+            return
+        self._attempt.assign_add(1)
+        moves = tf.equal(self._attempt % self._passes, 0)
+        tf.cond(moves, lambda: self._count(learning_rates), lambda: None)
+
+    def _count(self, learning_rates: Any) -> None:
+        counts, refused = self._counts()
+        one = tf.cast(counts, tf.int64)
+        self._step.assign_add(one)
+        warmup = self._schedule.is_warmup(self._step)
+        self._position.assign_add(one * (1 - tf.cast(warmup, tf.int64)))
+        self._lr_total.assign_add(tf.where(counts, learning_rates, tf.zeros_like(learning_rates)))
+        self._lr_steps.assign_add(one)
+        due = counts & self._schedule.is_due(self._step, self._position)
+        kind = 1 - tf.cast(warmup, tf.int64)
+        tf.cond(due | refused, lambda: self._sync(kind), lambda: None)
+
+    def _counts(self) -> tuple[Any, Any]:
+        """Whether this step counts, and whether `_check` is to refuse it: bool tensors.
+
+        It is refused if its graph was made for another choice of what is trained. Before the
+        ranks have agreed, in an elastic job, one step does not count, and a second is refused.
+        """
+        other = tf.not_equal(self._agreed_key, self._key)
+        if not elastic_job():
+            return tf.constant(True), other
+        agreed = tf.not_equal(self._agreed_key, 0)
+        local_steps = self._local_steps.assign_add(1 - tf.cast(agreed, tf.int64))
+        return agreed, other & (agreed | (local_steps > 1))
+
+    def flush(self) -> None:
+        """Synchronise now, unless a window has just begun. Eager only.
+
+        What the steps of this window trained: a layer may be frozen between two steps only.
+        """
+        if self.member and int(self._position) > 0:
+            self.engine.check()
+            if not self._agreed:
+                self.agree()
+            self._synchronise(Sync.FLUSH)
+
+    # ---- a sync --------------------------------------------------------------------------
+
+    def _sync(self, kind: Any) -> None:
+        """Synchronise now, in a graph or eagerly. A collective.
+
+        A graph starts the engine in a thread and then waits in a queue, since what waits there
+        holds none of TensorFlow's own threads: the engine's sums need one, and there may be no
+        more. TensorFlow orders both ends with all that uses the variables whose handles they are
+        given, also in the while loop of ``steps_per_execution``.
+
+        Args:
+            kind: the index in _KINDS, an int64 tensor.
+        """
+        key = tf.constant(self._key, tf.int64)
+        if tf.executing_eagerly():
+            self._check(key)
+            self._synchronise(_KINDS[int(kind)])
+            return
+        handles = [variable.handle for variable in self._touched()]
+        launched = _call(self._launch, [kind, key, *handles])
+        with tf.control_dependencies([launched]):
+            done = self._done.dequeue()
+        _call(self._land, [done, *handles])
+
+    def _touched(self) -> list[Any]:
+        """The tf.Variables that a sync reads or writes and a step uses too."""
+        weights = [native(slot.variable) for slot in self.slots]
+        return [*weights, *self.inner.variables(), *self.counters().values()]
+
+    def _launch(self, kind: Any, key: Any, *handles: Any) -> None:
+        self._check(key)
+        threading.Thread(target=self._work, args=[_KINDS[int(kind)]], daemon=True).start()
+
+    def _work(self, kind: Sync) -> None:
+        try:
+            self._synchronise(kind)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._done.enqueue(True)
+
+    def _land(self, *handles: Any) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _check(self, key: Any) -> None:
+        """Raise RuntimeError where this step must not have been taken."""
+        self.engine.check()
+        if int(self._agreed_key) == 0:
+            raise RuntimeError(ONE_STEP)
+        if int(key) != self._key:
+            raise RuntimeError(
+                "this training step was made when other variables were trained: after freezing or "
+                "thawing layers compile the model again, or make the tf.function anew"
+            )
+
+    def _synchronise(self, kind: Sync) -> None:
+        self._take_counters()
+        self.engine.sync(kind, self._give_counters)
+
+    def _take_counters(self) -> None:
+        """Have the engine count from where the variables are."""
+        schedule = self.engine.schedule
+        schedule.step, schedule.window = int(self._step), int(self._window)
+        schedule.position = int(self._position)
+        totals, steps = self._lr_total.numpy().tolist(), int(self._lr_steps)
+        self.engine.rates = [MeanLearningRate(total, steps) for total in totals]
+
+    def _give_counters(self) -> None:
+        self._window.assign(self.engine.schedule.window)
+        self._position.assign(self.engine.schedule.position)
+        self._lr_total.assign(tf.zeros_like(self._lr_total))
+        self._lr_steps.assign(0)
+
+    # ---- averages ------------------------------------------------------------------------
+
+    def average_statistics(self, model: Any) -> None:
+        """Average the model's moving statistics, once after each step. A collective, eager.
+
+        Rank-equal: it goes by counters, and by the model, of which every rank has one.
+        """
+        if self.member and self._agreed and int(self._statistics_at) != int(self._step):
+            self._average("the average of the moving statistics", statistics_of(model))
+            self._statistics_at.assign(self._step)
+
+    def average_variables(self, variables: Sequence[Any]) -> None:
+        """Make the variables their mean over the workers, and the anchor. A collective, eager."""
+        if self.member and self._agreed:
+            self._average("the average of the averaged weights (EMA)", list(map(native, variables)))
+            self._slow.anchor_here(range(len(self.slots)))
+
+    def _average(self, what: str, variables: Sequence[Any]) -> None:
+        name, bucket_bytes = f"{self.engine.name}.average", self.config.bucket_bytes
+        with (
+            critical.entered(self.engine, what),
+            stall_watch.waiting(self.engine, f"in {what}"),
+        ):
+            average(variables, self._transport, name, bucket_bytes)
+
+    # ---- one start -----------------------------------------------------------------------
+
+    def agree(self) -> None:
+        """Compare what must be equal, and give all ranks the root's anchor. A collective, eager.
+
+        Raises:
+            ValueError: the ranks differ; the same error on every rank.
+        """
+        with self._first_step():
+            self._begin(self._to_freeze())
+
+    def agree_after_broadcast(self) -> None:
+        """`agree`, on what the root trains: a rank that has just come cannot know that yet."""
+        if not self.member:
+            return
+        with self._first_step():
+            gather = partial(self._transport.gather, name=self._family("frozen"))
+            keys = {rank: int(key) for rank, (key,) in gather([self._key * self._agreed]).items()}
+            root = min(keys)
+            frozen = self._frozen if keys[root] else self._to_freeze()
+            if keys[root] and set(keys.values()) != {keys[root]}:
+                frozen = tuple(gather_json(list(self._frozen), gather)[root])
+            self._begin(frozen)
+
+    @contextlib.contextmanager
+    def _first_step(self) -> Iterator[None]:
+        with (
+            critical.entered(self.engine, "the first step", unnamed=True),
+            stall_watch.waiting(self.engine, "in the first step", warn_after=10),
+        ):
+            yield
+
+    def _begin(self, frozen: tuple[int, ...]) -> None:
+        begun = self.begun
+        root = self._agree(frozen)
+        self._train(frozen)
+        self._slow.begin_afresh(frozen)
+        self._take_anchor(self._trained(), root, begun=begun)
+        self._agreed_key.assign(self._key)
+        self._agreed, self._made_in_first_step = True, False
+        self.engine.mend()
+
+    def _trained(self) -> set[int]:
+        return set(range(len(self.slots))) - set(self._frozen)
+
+    def _train(self, frozen: tuple[int, ...]) -> None:
+        """Train all variables but those at these positions."""
+        self._frozen = frozen
+        self._slow.train(frozen)
+        self.inner.frozen = {id(native(self.slots[position].variable)) for position in frozen}
+        self._key = 1 + zlib.crc32(repr(frozen).encode())
+
+    def _change(self, frozen: tuple[int, ...]) -> None:
+        """Agree on another choice of what is trained. A collective, eager.
+
+        What is frozen from here on stays where it is; inside a window, where the workers have
+        parted, at their mean. What is trained from here on begins as in a first step. The window
+        goes on.
+
+        Raises:
+            RuntimeError: some ranks go on as before.
+            ValueError: the ranks freeze other variables. Both on every rank alike.
+        """
+        stopped = sorted(set(frozen) - set(self._frozen))
+        started = set(self._frozen) - set(frozen)
+        inside, step = int(self._position) > 0, int(self._step)
+        what, size = f"other variables to train after step {step}", self._slow.nbytes
+        excluded: tuple[int, ...] = ()
+        with (
+            critical.entered(self.engine, f"the agreement on {what}", unnamed=True),
+            stall_watch.waiting(self.engine, f"to agree on {what}", size=size),
+        ):
+            self._take_counters()
+            self.engine.meet()
+            root = self._agree(frozen)
+            name = f"{self.engine.name}.frozen"
+            if inside and stopped:
+                excluded = self.engine.take_mean(self._slow.part(stopped), name).excluded
+            ids = self._ids(stopped)
+            # Else they would go on to move the weights apart.
+            averages = [a for buffers in self.inner.buffers for a in buffers.averages_of(ids)]
+            average(averages, self._transport, f"{name}.averages", self.config.bucket_bytes)
+            self._slow.begin_afresh(stopped)
+            self._slow.begin_afresh(started)
+            self._take_anchor(started, root, begun=False)
+            self._train(frozen)
+            self._agreed_key.assign(self._key)
+        if excluded:
+            warn([frozen_without(excluded, step)])
+
+    def _ids(self, positions: Sequence[int] | set[int]) -> set[int]:
+        return {id(native(self.slots[position].variable)) for position in positions}
+
+    def _family(self, what: str) -> str:
+        return f"slowmo.{self.process_set.process_set_id}.{what}"
+
+    def _agree(self, frozen: tuple[int, ...]) -> int:
+        """Compare what must be equal, and this choice of what is not trained; return the root."""
+        self._take_counters()
+        parameters: list[list[Any]] = [[] for _ in self._leaves]
+        for slot in self.slots:
+            parameters[slot.group].append((slot.shape, slot.room.dtype))
+        figures = figures_of(
+            self.config,
+            self.engine.schedule,
+            has_slow_state=self.begun,
+            compression=class_name(self._transport.compression),
+            groups=parameters,
+            frozen=[f"number {i}, {list(self.slots[i].shape)}" for i in frozen],
+            gradients_per_step=self._passes,
+            buffers=[buffers.averaged_kinds for buffers in self.inner.buffers],
+        )
+        gather = partial(self._transport.gather, name=self._family("figures"))
+
+        def others() -> list[int | None]:
+            return [training._serial for training in _all if training is not self]
+
+        with critical.alike():
+            root, self._serial = agree(figures, gather, self._serial, others)
+        self.engine.name = self._family(str(self._serial))
+        return root
+
+    def _take_anchor(self, positions: set[int], root: int, *, begun: bool) -> None:
+        """Anchor these variables at the root's values, those that had an anchor at its anchor."""
+        slow = self._slow.part(positions)
+        if not begun:
+            slow.anchor_here(positions)
+        size, name = slow.nbytes, f"{self.engine.name}.anchor"
+        with stall_watch.sending(self.engine, "in sending the first weights", size=size):
+            gaps = take_anchor(slow, self._transport, name, mine=hvd.rank() == root)
+        differ = [gap for gap in gaps if gap != 0]  # a NaN too
+        # No one could broadcast weights that the first step makes.
+        if differ and not self._made_in_first_step:
+            warn([unequal_start(hvd.rank(), root, max(differ))])
+        if not begun:
+            slow.restart(positions)
+            for buffers in self.inner.buffers:
+                buffers.follow(of=self._ids(positions), at_start=not self.begun)
+
+
+def _call(method: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Have the graph call a method, by a reference that does not keep its object alive.
+
+    TensorFlow keeps for good what a ``tf.py_function`` calls.
+    """
+    weak = weakref.WeakMethod(method)
+
+    def call(*values: Any) -> None:
+        alive = weak()
+        if alive is None:
+            raise RuntimeError(
+                "the DistributedOptimizer of this graph is gone: keep a reference to it for as "
+                "long as its training step runs"
+            )
+        alive(*values)
+
+    return tf.py_function(call, arguments, [])
