@@ -59,8 +59,8 @@ def start(name: str) -> None:
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
-        # Two, so that a collective can start while another waits inside a tf.py_function.
-        tf.config.threading.set_inter_op_parallelism_threads(2)
+        # As on a machine of one core: nothing of ours may wait in it for what needs it.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     _horovod = importlib.import_module(f"horovod.{name}")
     if name == "torch":
         _wait_without_spinning()

@@ -19,11 +19,12 @@ from typing import Any, Protocol
 
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
-from slowmo_hvd.core.pipeline import Load, Transport, send
+from slowmo_hvd.core.pipeline import Load, send
 from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark, mark_of_change
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
+from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from slowmo_hvd.core.pipeline import Transport, send
+from slowmo_hvd.core.pipeline import send
 from slowmo_hvd.core.plan import Bucket
+from slowmo_hvd.core.transport import Transport
 
 
 class Anchors(Protocol):

@@ -1,10 +1,9 @@
 """Sums over the workers, bucket by bucket: one is on the wire while others are worked on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from slowmo_hvd.core.critical_section import CriticalSections
-from slowmo_hvd.core.stall import StallWatch
+from slowmo_hvd.core.transport import Sealed, Transport
 
 
 class Load(Protocol):
@@ -27,44 +26,6 @@ class Load(Protocol):
         """Take the sum over the workers, in the same memory."""
 
 
-class Transport(Protocol):
-    """How an adapter sends, and to whom."""
-
-    critical: CriticalSections  #: of this process
-    stall_watch: StallWatch  #: likewise
-    sent: int  #: bytes handed to allreduce so far
-
-    @property
-    def workers(self) -> int:
-        """How many there are."""
-
-    @property
-    def place(self) -> int:
-        """This worker's, from 0."""
-
-    @property
-    def ranks(self) -> Sequence[int]:
-        """The global rank of each worker."""
-
-    def start_numbers(self, numbers: Sequence[float], name: str) -> Any:
-        """Begin the sum of plain numbers, exact to a float64 whatever the compression."""
-
-    def finish_numbers(self, started: Any) -> list[float]:
-        """Wait for it."""
-
-    def memory(self, room: Any, size: int, slot: int) -> Any:
-        """Memory of ``size`` elements, with any contents, for one of the slots 0 and 1."""
-
-    def seal(self, wire: Any, name: str, *, exact: bool) -> Any:
-        """Make a packed wire ready to be sent under this name; ``exact``: uncompressed."""
-
-    def start(self, sealed: Any) -> None:
-        """Begin the sum of what `seal` returned."""
-
-    def finish(self, sealed: Any) -> Any:
-        """Wait for the sum; return it, in the wire's memory."""
-
-
 def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
     """Have all loads summed and landed, in order.
 
@@ -77,7 +38,7 @@ def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
         transport: how to send.
         name: the collectives' name, in use for nothing else; a number for each follows.
     """
-    flying: tuple[Load, Any] | None = None
+    flying: tuple[Load, Sealed] | None = None
     for index, load in enumerate(loads):
         wire = transport.memory(load.room, load.size, index % 2)
         load.pack(wire)

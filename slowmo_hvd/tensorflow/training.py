@@ -7,7 +7,6 @@ waits for it.
 """
 
 import contextlib
-import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.means import average
 from slowmo_hvd.tensorflow.moving_statistics import statistics_of
 from slowmo_hvd.tensorflow.tensors import SlowModel, SlowVariable, native
-from slowmo_hvd.tensorflow.transport import Transport, critical, stall_watch
+from slowmo_hvd.tensorflow.transport import Transport, UnderWay, critical, stall_watch
 
 _KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
 _all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
@@ -61,14 +60,16 @@ class Training:
     def __init__(
         self, config: SlowMoConfig, *, compression: Any, process_set: Any, device: str
     ) -> None:
-        self._transport = Transport(process_set, compression, device)
+        self._compression = compression
+        none = compression is hvd.Compression.none
+        self._transport = Transport(process_set, None if none else compression, device)
         self.inner = Inner(self._transport, config.bucket_bytes)
         self.engine = Engine(config, self._transport, self.inner, 0)
         self._schedule = Schedule(config.sync_period, config.warmup_steps)
         self._agreed = False
         self.built = False
         self._serial: int | None = None
-        self._failure: BaseException | None = None  # of the sync in the thread
+        self._running: UnderWay | None = None  # the sync that a graph has started
         _all.add(self)
         Training.any_made = True
 
@@ -318,21 +319,25 @@ class Training:
         return [*weights, *self.inner.variables(), *self.counters().values()]
 
     def _launch(self, kind: Any, key: Any, *handles: Any) -> None:
+        if self._running is not None:
+            # An error elsewhere has ended the step that started it; nobody has waited for it.
+            with contextlib.suppress(Exception):
+                self._running.result()
+            if int(self._done.size()) > 0:
+                self._done.dequeue()
         self._check(key)
-        threading.Thread(target=self._work, args=[_KINDS[int(kind)]], daemon=True).start()
+        self._running = UnderWay(partial(self._work, _KINDS[int(kind)]))
 
     def _work(self, kind: Sync) -> None:
         try:
             self._synchronise(kind)
-        except BaseException as error:
-            self._failure = error
         finally:
             self._done.enqueue(True)
 
     def _land(self, *handles: Any) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        running, self._running = self._running, None
+        assert running is not None  # _launch has run
+        running.result()
 
     def _check(self, key: Any) -> None:
         """Raise RuntimeError where this step must not have been taken."""
@@ -494,7 +499,7 @@ class Training:
             self.config,
             self.engine.schedule,
             has_slow_state=self.begun,
-            compression=class_name(self._transport.compression),
+            compression=class_name(self._compression),
             groups=parameters,
             frozen=[f"number {i}, {list(self.slots[i].shape)}" for i in frozen],
             gradients_per_step=self._passes,

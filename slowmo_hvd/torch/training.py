@@ -63,7 +63,9 @@ class Training:
         named: Iterable[tuple[str, Tensor]] = (),
     ) -> None:
         self.inner = inner
-        self._transport = Transport(process_set, compression)
+        self._compression = compression
+        none = compression is hvd.Compression.none
+        self._transport = Transport(process_set, None if none else compression)
         self._buffers = Buffers(inner, config.buffers, self._transport, config.bucket_bytes)
         self.engine = Engine(config, self._transport, self._buffers, len(inner.param_groups))
         self._names = Names(named)
@@ -208,7 +210,7 @@ class Training:
             self.engine.config,
             self.engine.schedule,
             has_slow_state=self.slow is not None,
-            compression=class_name(self._transport.compression),
+            compression=class_name(self._compression),
             groups=[[(tuple(p.shape), str(p.dtype)) for p in group] for group in now.groups],
             names=names,
             frozen=[names[where] if names else where for where in now.frozen],

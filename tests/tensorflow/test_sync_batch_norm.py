@@ -208,7 +208,7 @@ def test_by_hand_two_workers_of_one_element_each() -> None:
 
 def averaged(model: keras.Model) -> int:
     """Average the model's statistics; return the bytes handed to allreduce."""
-    transport = Transport(hvd.global_process_set, hvd.Compression.none, "")
+    transport = Transport(hvd.global_process_set)
     average(statistics_of(model), transport, "test", bucket_bytes=64)
     return transport.sent
 

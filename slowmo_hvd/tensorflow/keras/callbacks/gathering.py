@@ -17,4 +17,4 @@ def gather(value: Any, name: str) -> list[Any]:
 
 @functools.cache
 def _transport() -> Transport:
-    return Transport(hvd.global_process_set, hvd.Compression.none, "")
+    return Transport(hvd.global_process_set)

@@ -1,0 +1,144 @@
+"""Sums over the workers of one process set: what is alike in every framework."""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from slowmo_hvd.core.critical_section import CriticalSections
+from slowmo_hvd.core.stall import StallWatch
+
+_LARGEST_POWER = 100  # of two, by which displacements are scaled for half precision
+
+
+@dataclasses.dataclass
+class Sealed:
+    """A wire that is ready to be sent, or under way.
+
+    Attributes:
+        wire: the memory that was packed.
+        name: the collective's name.
+        compressed: whether it travels compressed.
+        peak: then the sum of the workers' largest elements, under way.
+        scale: then what the wire is multiplied by before.
+        context: then the compressor's.
+        handle: the adapter's, of the sum that is under way.
+    """
+
+    wire: Any
+    name: str
+    compressed: bool = False
+    peak: Any = None
+    scale: float = 1.0
+    context: Any = None
+    handle: Any = None
+
+
+class Transport(abc.ABC):
+    """Sums of flat tensors, and of plain numbers.
+
+    With a compression a tensor is scaled to what half precision can hold. Displacements are
+    smaller than gradients by the learning rate, and would vanish below 6e-8. So the workers first
+    add up their largest elements: no element of the sum is larger than that, and a power of two
+    that brings it near 2**15 is exact and equal everywhere.
+
+    Args:
+        process_set: Horovod's; the ranks that take part, this one among them.
+        compression: a Horovod compressor, or None; the same on every rank, which decides what is
+            sent.
+    """
+
+    critical: CriticalSections  #: of this process
+    stall_watch: StallWatch  #: likewise
+
+    def __init__(self, process_set: Any, compression: Any = None) -> None:
+        self.process_set = process_set
+        self.compression = compression
+        self.sent = 0  #: bytes handed to allreduce so far
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return int(self.process_set.size())
+
+    @property
+    def place(self) -> int:
+        """This worker's, from 0."""
+        return int(self.process_set.rank())
+
+    @property
+    def ranks(self) -> list[int]:
+        """The global rank of each worker."""
+        return list(self.process_set.ranks)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to send to. Equal on every rank: there is only one."""
+        return self.workers == 1
+
+    def seal(self, wire: Any, name: str, *, exact: bool) -> Sealed:
+        """Make a packed wire ready to be sent under this name; ``exact``: uncompressed."""
+        if exact or self.compression is None or self.alone:
+            return Sealed(wire, name)
+        peak = self.start_numbers([self._largest(wire)], f"{name}.peak")
+        return Sealed(wire, name, compressed=True, peak=peak)
+
+    def start(self, sealed: Sealed) -> None:
+        """Begin the sum."""
+        if self.alone:
+            return
+        if sealed.compressed:
+            (peak,) = self.finish_numbers(sealed.peak)
+            sealed.scale = scale_for(peak)
+        self._send(sealed)
+
+    def finish(self, sealed: Sealed) -> Any:
+        """Wait for the sum; return it, in the wire's memory."""
+        if not self.alone:
+            self._receive(sealed)
+        return sealed.wire
+
+    def gather(self, numbers: Sequence[float], name: str) -> dict[int, list[float]]:
+        """Every worker's numbers by its rank; ranks that have joined are left out.
+
+        An allgather written as a sum of rows, so that it works after a ``hvd.join()`` too.
+        """
+        row = [1.0, self.ranks[self.place], *numbers]
+        rows = [0.0] * (len(row) * self.workers)
+        begin = len(row) * self.place
+        rows[begin : begin + len(row)] = row
+        table = self.finish_numbers(self.start_numbers(rows, name))
+        split = (table[at : at + len(row)] for at in range(0, len(table), len(row)))
+        return {int(rank): row for present, rank, *row in split if present}
+
+    @abc.abstractmethod
+    def memory(self, room: Any, size: int, slot: int) -> Any:
+        """Memory of ``size`` elements, with any contents, for one of the slots 0 and 1."""
+
+    @abc.abstractmethod
+    def start_numbers(self, numbers: Sequence[float], name: str) -> Any:
+        """Begin the sum of plain numbers, exact to a float64 whatever the compression."""
+
+    @abc.abstractmethod
+    def finish_numbers(self, started: Any) -> list[float]:
+        """Wait for it."""
+
+    @abc.abstractmethod
+    def _largest(self, wire: Any) -> float:
+        """The absolute value of its largest element."""
+
+    @abc.abstractmethod
+    def _send(self, sealed: Sealed) -> None:
+        """Begin the sum, of what the scaled wire is compressed to if it is to be."""
+
+    @abc.abstractmethod
+    def _receive(self, sealed: Sealed) -> None:
+        """Wait for it, and put it into the wire's memory, decompressed and as it was scaled."""
+
+
+def scale_for(peak: float) -> float:
+    """The power of two that brings numbers up to ``peak`` near 2**15; 1 where there are none."""
+    if not 0 < peak < math.inf:  # a NaN is not
+        return 1.0
+    return float(2.0 ** min(math.floor(15 - math.log2(peak)), _LARGEST_POWER))
