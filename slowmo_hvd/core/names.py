@@ -15,7 +15,7 @@ def claim(serial: int | None, others: Callable[[], Iterable[int | None]]) -> lis
     """What a rank tells the others: its optimizer's number, if any, and those that are taken.
 
     Args:
-        serial: the number that this optimizer has got before, which its graphs may contain.
+        serial: the number that this optimizer has got before, which it keeps.
         others: tells the numbers of this rank's other living optimizers.
     """
     taken = set(others()) - {None}
@@ -48,12 +48,6 @@ def agreed_serial(claims: Mapping[int, Sequence[float]]) -> int:
     for _, of_others in claims.values():
         taken |= int(of_others)
     return _smallest_free(taken)
-
-
-def serial_before_agreeing(others: Callable[[], Iterable[int | None]]) -> int:
-    """The number that the ranks will agree on if all optimizers begin in the same order on each."""
-    gc.collect()  # an optimizer that is dropped, but not yet collected on this rank, would count
-    return _smallest_free(int(claim(None, others)[1]))
 
 
 def _smallest_free(taken: int) -> int:

@@ -1,11 +1,50 @@
-"""What the ranks do together before they train: all take one start."""
+"""What the ranks do together before they train: they agree, and all take one start."""
 
+import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
+from slowmo_hvd.core.agreement import Figures, agree
+from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.pipeline import send
 from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.transport import Transport
+
+_peers: weakref.WeakSet["Peer"] = weakref.WeakSet()  # that live in this process
+
+
+class Peer:
+    """One optimizer of this process, by the number that the ranks have given it."""
+
+    def __init__(self) -> None:
+        self._serial: int | None = None
+        _peers.add(self)
+
+    def __reduce__(self) -> tuple[type["Peer"], tuple[()]]:
+        """For deepcopy and pickle: a copy has no number yet."""
+        return Peer, ()
+
+    def agree(self, engine: Engine, figures: Figures) -> int:
+        """Compare what must be equal, and name the engine's collectives; return the root.
+
+        A collective.
+
+        Raises:
+            ValueError: the ranks differ; the same error on every rank.
+            RuntimeError: as `slowmo_hvd.core.names.agreed_serial`.
+        """
+        transport = engine.transport
+        family = f"slowmo.{transport.process_set.process_set_id}"
+
+        def others() -> list[int | None]:
+            return [peer._serial for peer in _peers if peer is not self]
+
+        gather = partial(transport.gather, name=f"{family}.figures")
+        with transport.critical.alike():
+            root, self._serial = agree(figures, gather, self._serial, others)
+        engine.name = f"{family}.{self._serial}"
+        return root
 
 
 class Anchors(Protocol):

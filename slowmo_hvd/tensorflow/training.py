@@ -16,12 +16,12 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
+from slowmo_hvd.core.agreement import class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.elastic_job import ONE_STEP, before_run, elastic_job
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.gathering import gather_json
-from slowmo_hvd.core.peers import take_anchor
+from slowmo_hvd.core.peers import Peer, take_anchor
 from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.warn import warn
@@ -68,7 +68,7 @@ class Training:
         self._schedule = Schedule(config.sync_period, config.warmup_steps)
         self._agreed = False
         self.built = False
-        self._serial: int | None = None
+        self._peer = Peer()
         self._running: UnderWay | None = None  # the sync that a graph has started
         _all.add(self)
         Training.any_made = True
@@ -409,7 +409,8 @@ class Training:
         if not self.member:
             return
         with self._first_step():
-            gather = partial(self._transport.gather, name=self._family("frozen"))
+            name = f"slowmo.{self.process_set.process_set_id}.frozen"
+            gather = partial(self._transport.gather, name=name)
             keys = {rank: int(key) for rank, (key,) in gather([self._key * self._agreed]).items()}
             root = min(keys)
             frozen = self._frozen if keys[root] else self._to_freeze()
@@ -486,9 +487,6 @@ class Training:
     def _ids(self, positions: Sequence[int] | set[int]) -> set[int]:
         return {id(native(self.slots[position].variable)) for position in positions}
 
-    def _family(self, what: str) -> str:
-        return f"slowmo.{self.process_set.process_set_id}.{what}"
-
     def _agree(self, frozen: tuple[int, ...]) -> int:
         """Compare what must be equal, and this choice of what is not trained; return the root."""
         self._take_counters()
@@ -505,15 +503,7 @@ class Training:
             gradients_per_step=self._passes,
             buffers=[buffers.averaged_kinds for buffers in self.inner.buffers],
         )
-        gather = partial(self._transport.gather, name=self._family("figures"))
-
-        def others() -> list[int | None]:
-            return [training._serial for training in _all if training is not self]
-
-        with critical.alike():
-            root, self._serial = agree(figures, gather, self._serial, others)
-        self.engine.name = self._family(str(self._serial))
-        return root
+        return self._peer.agree(self.engine, figures)
 
     def _take_anchor(self, positions: set[int], root: int, *, begun: bool) -> None:
         """Anchor these variables at the root's values, those that had an anchor at its anchor."""

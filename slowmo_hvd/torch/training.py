@@ -1,20 +1,18 @@
 """One torch optimizer's training: the engine between its steps, on parameters that may change."""
 
 import logging
-import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from slowmo_hvd.core.agreement import agree, class_name, figures_of, unequal_start
+from slowmo_hvd.core.agreement import class_name, figures_of, unequal_start
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.elastic_job import ONE_STEP, before_run
 from slowmo_hvd.core.engine import Engine
-from slowmo_hvd.core.peers import take_anchor
+from slowmo_hvd.core.peers import Peer, take_anchor
 from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.schedule import Sync
 from slowmo_hvd.core.warn import warn
@@ -33,7 +31,6 @@ _Method = TypeVar("_Method", bound=Callable[..., None])
 _AnyMethod = TypeVar("_AnyMethod", bound=Callable[..., Any])
 # A compiled training step leaves the graph here: collectives and clocks cannot be traced.
 _eager: Callable[[_Method], _Method] = torch.compiler.disable
-_all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
 
 
 def _plain(method: _AnyMethod) -> _AnyMethod:
@@ -68,6 +65,7 @@ class Training:
         self._transport = Transport(process_set, None if none else compression)
         self._buffers = Buffers(inner, config.buffers, self._transport, config.bucket_bytes)
         self.engine = Engine(config, self._transport, self._buffers, len(inner.param_groups))
+        self._peer = Peer()
         self._names = Names(named)
         self.begin_afresh()
         self._begin_unshared()
@@ -80,15 +78,9 @@ class Training:
 
     def _begin_unshared(self) -> None:
         """What a copy does not take from its original."""
-        self._serial: int | None = None
-        _all.add(self)
         self._agreed = False
         self._local = False  # whether the step going on is the one before `hvd.elastic.run`
         self._told_of_gradients = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy and pickle."""
-        return {name: value for name, value in self.__dict__.items() if name != "_serial"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -217,15 +209,7 @@ class Training:
             earlier_positions=now.places_in(before) if before else (),
             buffers=list(self._buffers.copies.names),
         )
-        family = f"slowmo.{self.process_set.process_set_id}"
-        gather = partial(self._transport.gather, name=f"{family}.figures")
-
-        def others() -> list[int | None]:
-            return [loop._serial for loop in _all if loop is not self]
-
-        with critical.alike():
-            root, self._serial = agree(figures, gather, self._serial, others)
-        self.engine.name = f"{family}.{self._serial}"
+        root = self._peer.agree(self.engine, figures)
         apart, excluded = self._freeze(now, before, root)
         slow, gaps = self._take_anchor(now, root)
         self.engine.rates = now.follow(self.known, self.engine.rates)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from slowmo_hvd.core.names import agreed_serial, serial_before_agreeing
+from slowmo_hvd.core.names import agreed_serial
 from slowmo_hvd.core.names import claim as claim_among
 
 
@@ -23,11 +23,6 @@ def test_a_number_is_free_again_when_its_optimizer_is_gone() -> None:
 
 def test_an_optimizer_that_some_rank_has_named_keeps_its_name() -> None:
     assert agreed_serial({0: claim(None, [0, 1]), 2: claim(4, [0, 1])}) == 4
-
-
-def test_a_number_taken_before_the_ranks_agree_is_the_one_that_they_would_agree_on() -> None:
-    assert serial_before_agreeing(lambda: []) == 0
-    assert serial_before_agreeing(lambda: [None, 0, 2]) == 1
 
 
 def test_ranks_that_have_named_an_optimizer_differently_learn_which() -> None:
