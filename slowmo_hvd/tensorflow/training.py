@@ -27,12 +27,13 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
+from slowmo_hvd.tensorflow.in_graph import InGraph
 from slowmo_hvd.tensorflow.inner import Inner
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.means import average
 from slowmo_hvd.tensorflow.moving_statistics import statistics_of
 from slowmo_hvd.tensorflow.tensors import SlowModel, SlowVariable, native
-from slowmo_hvd.tensorflow.transport import Transport, UnderWay, critical, stall_watch
+from slowmo_hvd.tensorflow.transport import Transport, critical, stall_watch
 
 _KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
 _all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
@@ -69,7 +70,6 @@ class Training:
         self._agreed = False
         self.built = False
         self._peer = Peer()
-        self._running: UnderWay | None = None  # the sync that a graph has started
         _all.add(self)
         Training.any_made = True
 
@@ -131,8 +131,7 @@ class Training:
         self._agreed_key = tf.Variable(0, trainable=False, dtype=tf.int64)
         if elastic_job():
             self._local_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
-        with tf.init_scope():
-            self._done = tf.queue.FIFOQueue(1, [tf.bool], [()])
+        self._in_graph = InGraph(self._check, self._work)
         self._ready = False
         self._made_in_first_step = not self._can_begin()
         self.built = True
@@ -294,52 +293,22 @@ class Training:
     def _sync(self, kind: Any) -> None:
         """Synchronise now, in a graph or eagerly. A collective.
 
-        A graph starts the engine in a thread and then waits in a queue, since what waits there
-        holds none of TensorFlow's own threads: the engine's sums need one, and there may be no
-        more. TensorFlow orders both ends with all that uses the variables whose handles they are
-        given, also in the while loop of ``steps_per_execution``.
-
         Args:
             kind: the index in _KINDS, an int64 tensor.
         """
         key = tf.constant(self._key, tf.int64)
         if tf.executing_eagerly():
-            self._check(key)
-            self._synchronise(_KINDS[int(kind)])
-            return
-        handles = [variable.handle for variable in self._touched()]
-        launched = _call(self._launch, [kind, key, *handles])
-        with tf.control_dependencies([launched]):
-            done = self._done.dequeue()
-        _call(self._land, [done, *handles])
+            self._check(kind, key)
+            self._work(kind, key)
+        else:
+            self._in_graph.add([kind, key], self._touched())
 
     def _touched(self) -> list[Any]:
         """The tf.Variables that a sync reads or writes and a step uses too."""
         weights = [native(slot.variable) for slot in self.slots]
         return [*weights, *self.inner.variables(), *self.counters().values()]
 
-    def _launch(self, kind: Any, key: Any, *handles: Any) -> None:
-        if self._running is not None:
-            # An error elsewhere has ended the step that started it; nobody has waited for it.
-            with contextlib.suppress(Exception):
-                self._running.result()
-            if int(self._done.size()) > 0:
-                self._done.dequeue()
-        self._check(key)
-        self._running = UnderWay(partial(self._work, _KINDS[int(kind)]))
-
-    def _work(self, kind: Sync) -> None:
-        try:
-            self._synchronise(kind)
-        finally:
-            self._done.enqueue(True)
-
-    def _land(self, *handles: Any) -> None:
-        running, self._running = self._running, None
-        assert running is not None  # _launch has run
-        running.result()
-
-    def _check(self, key: Any) -> None:
+    def _check(self, kind: Any, key: Any) -> None:
         """Raise RuntimeError where this step must not have been taken."""
         self.engine.check()
         if int(self._agreed_key) == 0:
@@ -349,6 +318,9 @@ class Training:
                 "this training step was made when other variables were trained: after freezing or "
                 "thawing layers compile the model again, or make the tf.function anew"
             )
+
+    def _work(self, kind: Any, key: Any) -> None:
+        self._synchronise(_KINDS[int(kind)])
 
     def _synchronise(self, kind: Sync) -> None:
         self._take_counters()
@@ -521,22 +493,3 @@ class Training:
             slow.restart(positions)
             for buffers in self.inner.buffers:
                 buffers.follow(of=self._ids(positions), at_start=not self.begun)
-
-
-def _call(method: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Have the graph call a method, by a reference that does not keep its object alive.
-
-    TensorFlow keeps for good what a ``tf.py_function`` calls.
-    """
-    weak = weakref.WeakMethod(method)
-
-    def call(*values: Any) -> None:
-        alive = weak()
-        if alive is None:
-            raise RuntimeError(
-                "the DistributedOptimizer of this graph is gone: keep a reference to it for as "
-                "long as its training step runs"
-            )
-        alive(*values)
-
-    return tf.py_function(call, arguments, [])
