@@ -35,6 +35,7 @@ def broadcast_optimizer_state(
 
     Raises:
         ValueError: the root's state does not fit this rank's optimizer.
+        RuntimeError: a sync was broken off on the root; on every rank.
     """
     ours = ours_in(optimizer)
     if ours is None:
@@ -63,15 +64,23 @@ def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
     owner, process_set = optimizer._training.engine, optimizer.process_set
     mine = hvd.rank() == root_rank
     tensors: list[Tensor] = []
-    skeleton = _take_out(optimizer.state_dict(), tensors) if mine else None
+    skeleton, refused = None, ""
+    if mine:
+        try:
+            skeleton = _take_out(optimizer.state_dict(), tensors)
+        except RuntimeError as error:  # a sync was broken off; the others are to hear of it
+            refused = str(error)
     with critical.entered(owner, "broadcast_optimizer_state", unnamed=True):
         with stall_watch.waiting(owner, "in broadcast_optimizer_state", cause=_NOT_CALLED):
-            skeleton, specs = hvd.broadcast_object(
-                (skeleton, list(map(spec_of, tensors))),
+            refused, skeleton, specs = hvd.broadcast_object(
+                (refused, skeleton, list(map(spec_of, tensors))),
                 root_rank,
                 name="slowmo.optimizer_state",
                 process_set=process_set,
             )
+        if refused:
+            with critical.alike():
+                raise RuntimeError(f"rank {root_rank} has no state to broadcast: {refused}")
         if not mine:
             tensors = _destinations(optimizer, skeleton, specs)
         size = sum(spec.bytes for spec in specs)
@@ -97,11 +106,12 @@ def _destinations(
     """
     inner = optimizer._inner.state_dict()
     own: dict[int, Tensor] = {}
-    _pair(skeleton, {**inner, "slowmo": slow_state(optimizer._training, inner)}, own)
-    same = [own.get(index) for index in range(len(specs))]
-    if _can_receive(same, specs):
-        state = _put_back(skeleton, same)
-        with contextlib.suppress(KeyError, ValueError):
+    # A RuntimeError: a sync was broken off here, and what is received mends it.
+    with contextlib.suppress(KeyError, ValueError, RuntimeError):
+        _pair(skeleton, {**inner, "slowmo": slow_state(optimizer._training, inner)}, own)
+        same = [own.get(index) for index in range(len(specs))]
+        if _can_receive(same, specs):
+            state = _put_back(skeleton, same)
             check_slow_state(optimizer._training, state.pop("slowmo"), state)
             return same
     return [torch.empty(spec.shape, dtype=spec.dtype, device="cpu") for spec in specs]

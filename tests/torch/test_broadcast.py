@@ -7,8 +7,8 @@ from typing import Any
 import horovod.torch
 import pytest
 import torch
-from models import identical, step_with
-from ranks import by_rank, everyone
+from models import identical, number, step_with
+from ranks import by_rank, everyone, same_error_everywhere
 from torch import Tensor, nn
 
 import slowmo_hvd.torch as hvd
@@ -145,3 +145,33 @@ def test_a_state_that_is_refused_overwrites_nothing() -> None:
         with pytest.raises(ValueError, match=r"saved with slow_momentum=0.5 and this"):
             hvd.broadcast_optimizer_state(optimizer, 0)
         assert identical(optimizer.state_dict(), before)
+
+
+def torn() -> hvd.DistributedOptimizer:
+    """An optimizer of which one sync has failed between two buckets, on this rank."""
+    weight = number(0.0)
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), sync_period=2)
+    step_with(optimizer, 1.0)
+    optimizer._training.engine._torn = "the sync after step 1 failed"
+    return optimizer
+
+
+@pytest.mark.ranks(2)
+def test_what_is_received_mends_a_sync_that_failed_here() -> None:
+    optimizer = torn()
+    if hvd.rank() == 0:
+        optimizer._training.engine.mend()
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    step_with(optimizer, 1.0)
+    assert optimizer.sync_stats.syncs == 1
+
+
+@pytest.mark.ranks(2)
+def test_a_root_of_which_a_sync_failed_is_an_error_on_every_rank() -> None:
+    optimizer = torn()
+    if hvd.rank() == 1:
+        optimizer._training.engine.mend()
+    text = "rank 0 has no state to broadcast: the sync after step 1 failed"
+    same_error_everywhere(
+        RuntimeError, text, lambda: hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    )
