@@ -86,6 +86,7 @@ def test_the_keras_script_needs_one_line_and_ends_with_one_model(tmp_path: Path)
     assert output.count("one model: True") == 2
 
 
+@pytest.mark.only_all_cases
 def test_the_keras_script_before_the_diff_no_longer_runs(tmp_path: Path) -> None:
     _, diff, _ = blocks("diff")
     output = run(KERAS_PREAMBLE + side(diff, "-"), tmp_path, succeeds=False)
@@ -105,6 +106,7 @@ def test_the_script_around_a_tape_needs_two_lines_and_ends_with_one_model(tmp_pa
     assert run(tape_script("+"), tmp_path).count("one model: True") == 2
 
 
+@pytest.mark.only_all_cases
 def test_the_script_around_a_tape_before_the_diff_no_longer_runs(tmp_path: Path) -> None:
     output = run(tape_script("-"), tmp_path, succeeds=False)
     assert "'Variable' object has no attribute 'ref'" in output  # Horovod's tape, of Keras 3's
