@@ -22,7 +22,7 @@ from slowmo_hvd.core.arguments import (
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.records import SyncRecord, SyncStats
-from slowmo_hvd.tensorflow import saved_state
+from slowmo_hvd.tensorflow import checkpoint
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
     check_inner,
@@ -459,7 +459,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def save_own_variables(self, store: Any) -> None:
         """The slow state and the counters; Keras saves the inner optimizer by itself."""
         if self.built:
-            for name, value in saved_state.to_arrays(self._training, self.inner_optimizer).items():
+            for name, value in checkpoint.to_arrays(self._training, self.inner_optimizer).items():
                 store[name] = value
 
     def load_own_variables(self, store: Any) -> None:
@@ -484,7 +484,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
             self._training.begin_afresh()
         else:
-            saved_state.load(self._training, self.inner_optimizer, store)
+            checkpoint.load(self._training, self.inner_optimizer, store)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set all of `variables`, in their order.
