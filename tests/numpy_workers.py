@@ -95,26 +95,25 @@ class Slow:
     def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
         return float(self.x @ self.x)
 
-    def displacement(self, bucket: Bucket, out: np.ndarray) -> None:
+    def displacement(self, bucket: Bucket, out: np.ndarray) -> float:
         for _, start, stop, offset in bucket.runs:
             inside = slice(start, stop)
             out[offset : offset + stop - start] = self.anchor[inside] - self.x[inside]
+        return float(out @ out)
 
     def outer_step(
         self, bucket: Bucket, total: np.ndarray, workers: int, steps: Sequence[OuterStep]
-    ) -> None:
+    ) -> float:
         for group, start, stop, offset in bucket.runs:
             step, inside = steps[group], slice(start, stop)
             d, u = total[offset : offset + stop - start] / workers, self.momentum[inside]
             self.anchor[inside] -= step.step * d + step.carry * u
             self.momentum[inside] = step.decay * u + step.gain * d
             self.x[inside] = self.anchor[inside]
+        return float(total @ total)
 
     def nothing(self, out: np.ndarray) -> None:
         out[...] = 0
-
-    def squared(self, wire: np.ndarray) -> float:
-        return float(wire @ wire)
 
 
 class Nothing:

@@ -46,19 +46,19 @@ class Slow(Protocol):
             memory: gives some of a bucket's size, to work in.
         """
 
-    def displacement(self, bucket: Bucket, out: Any) -> None:
-        """Write d^i = x_{t,0} - x^i into memory that travels."""
+    def displacement(self, bucket: Bucket, out: Any) -> Any:
+        """Write d^i = x_{t,0} - x^i into memory that travels; return ‖d^i‖², a number."""
 
     def outer_step(
         self, bucket: Bucket, total: Any, workers: int, steps: Sequence[OuterStep]
-    ) -> None:
-        """Take the outer step from a sum over so many workers; there x^i begins a window."""
+    ) -> Any:
+        """Take the outer step from a sum over so many workers; return the sum's squared norm.
+
+        There x^i begins a window.
+        """
 
     def nothing(self, out: Any) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
-
-    def squared(self, wire: Any) -> float:
-        """The squared norm of what is there."""
 
 
 class Inner(Protocol):
@@ -227,14 +227,14 @@ class Engine:
                 yield from self._displacements(slow, roll, steps, squares, where, sound=sound)
                 # All are packed; the last ones are still to land.
                 name = f"{self.name}.figures"
-                figures.append(self.transport.start_numbers([squares.own], name))
+                figures.append(self.transport.start_numbers([float(squares.own)], name))
                 yield from crossing.loads(roll, f"{self.name}.inner", news=news)
 
             send(loads(), self.transport, self.name)
             (total,) = self.transport.finish_numbers(figures[0])
             crossing.end()
             self._torn = ""
-        norm = squares.of_the_sum**0.5 / roll.contributors
+        norm = float(squares.of_the_sum) ** 0.5 / roll.contributors
         record = SyncRecord(
             kind=kind,
             step=schedule.step,
@@ -342,8 +342,8 @@ class Engine:
 class _Squares:
     """Squared norms so far: of this worker's displacement, and of the workers' sum."""
 
-    own = 0.0
-    of_the_sum = 0.0
+    own: Any = 0.0
+    of_the_sum: Any = 0.0
 
 
 class _Displacement:
@@ -374,15 +374,15 @@ class _Displacement:
 
     def pack(self, wire: Any) -> None:
         if self._sound:
-            self._slow.displacement(self._bucket, wire)
-            self._squares.own += self._slow.squared(wire)
+            self._squares.own += self._slow.displacement(self._bucket, wire)
         else:
             self._slow.nothing(wire)
 
     def land(self, total: Any) -> None:
-        self._squares.of_the_sum += self._slow.squared(total)
         self._tear()
-        self._slow.outer_step(self._bucket, total, self._workers, self._steps)
+        self._squares.of_the_sum += self._slow.outer_step(
+            self._bucket, total, self._workers, self._steps
+        )
 
 
 def _torn(where: str) -> str:

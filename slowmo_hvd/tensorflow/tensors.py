@@ -178,13 +178,11 @@ class SlowModel:
 
     def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
         """‖x^i‖²; not finite if any variable is not."""
-        squares = [
-            2 * tf.cast(tf.nn.l2_loss(self._values(bucket)), tf.float64) for bucket in self.buckets
-        ]
+        squares = [_squared(self._values(bucket)) for bucket in self.buckets]
         return float(tf.add_n(squares)) if squares else 0.0
 
-    def displacement(self, bucket: Bucket, out: Wire) -> None:
-        """d^i = x_{t,0} - x^i of this worker.
+    def displacement(self, bucket: Bucket, out: Wire) -> Any:
+        """d^i = x_{t,0} - x^i of this worker; return its squared norm.
 
         Half-precision variables started the window from the anchor rounded to their dtype, so
         that is what their displacement is measured from: the rounding is no progress of theirs,
@@ -194,11 +192,14 @@ class SlowModel:
         if bucket.room.dtype != bucket.room.wire:
             start = tf.cast(tf.cast(start, bucket.room.dtype), bucket.room.wire)
         out.values = start - self._values(bucket)
+        return _squared(out.values)
 
     def outer_step(
         self, bucket: Bucket, total: Wire, workers: int, steps: Sequence[OuterStep]
-    ) -> None:
+    ) -> Any:
         """The outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.
+
+        Returns the sum's squared norm.
 
         Args:
             bucket: one of the plan's.
@@ -220,14 +221,11 @@ class SlowModel:
                 momentum[inside].assign(step.decay * old + (step.gain / workers) * displacement)
             anchor[inside].assign(moved)
         self._restart(bucket)
+        return _squared(values)
 
     def nothing(self, out: Wire) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
         out.values = tf.zeros([out.size], out.room.wire)
-
-    def squared(self, wire: Wire) -> float:
-        """The squared norm of what is there."""
-        return 2 * float(tf.cast(tf.nn.l2_loss(wire.values), tf.float64))
 
     def anchor(self, bucket: Bucket, out: Wire) -> None:
         """Write x_{t,0} of a bucket into what travels."""
@@ -316,3 +314,8 @@ class SlowModel:
 
     def _kinds(self) -> dict[str, dict[Room, Any]]:
         return {"anchor": self._anchor} | ({"momentum": self._momentum} if self._momentum else {})
+
+
+def _squared(values: Any) -> Any:
+    """The squared norm, a float64 tensor without dimensions."""
+    return 2 * tf.cast(tf.nn.l2_loss(values), tf.float64)

@@ -15,7 +15,7 @@ from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.plan import Bucket, Leaf, Piece, plan
 
 _LARGE = 2**14  # elements of a slice that is worth a call of its own
-_IN_CACHE = 2**16  # elements of anchor, momentum and displacement that one outer step takes at once
+_IN_CACHE = 2**15  # elements of anchor, momentum and displacement that one outer step takes at once
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -172,31 +172,31 @@ class SlowModel:
         """Write zeros, the displacement of a worker that is not sound."""
         out.zero_()
 
-    def squared(self, wire: Tensor) -> float:
-        """The squared norm of what is there."""
-        norm = float(torch.linalg.vector_norm(wire))
-        return norm * norm  # not **, which raises where this is infinite
-
-    def displacement(self, bucket: Bucket, out: Tensor) -> None:
-        """d^i = x_{t,0} - x^i of this worker.
+    def displacement(self, bucket: Bucket, out: Tensor) -> Tensor:
+        """d^i = x_{t,0} - x^i of this worker; return its squared norm.
 
         Half-precision parameters started the window from the anchor rounded to their dtype, so
         that is what their displacement is measured from: the rounding is no progress of theirs,
         and the float32 anchor keeps what is too small for them to show.
         """
-        room = bucket.room
+        room, squares = bucket.room, _nothing(bucket.room)
         for part in self._parts_of(bucket):
             anchor = self._anchor[room][part.start : part.stop]
             wire = out[part.offset : part.offset + len(anchor)]
             numbers = self._numbers(part, wire)
             for at in _strides(len(anchor), room):
                 start = anchor[at] if room.dtype == room.wire else anchor[at].to(room.dtype)
-                torch.sub(start, numbers[at], out=wire[at])
+                displacement = wire[at]
+                torch.sub(start, numbers[at], out=displacement)
+                squares += torch.dot(displacement, displacement)
+        return squares
 
     def outer_step(
         self, bucket: Bucket, total: Tensor, workers: int, steps: Sequence[OuterStep]
-    ) -> None:
+    ) -> Tensor:
         """The outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.
+
+        Returns the sum's squared norm.
 
         Args:
             bucket: one of the plan's.
@@ -204,7 +204,7 @@ class SlowModel:
             workers: how many workers are in the sum.
             steps: the coefficients of each parameter group.
         """
-        room = bucket.room
+        room, squares = bucket.room, _nothing(bucket.room)
         for part in self._parts_of(bucket):
             inside = slice(part.start, part.stop)
             anchor = self._anchor[room][inside]
@@ -212,12 +212,15 @@ class SlowModel:
             displacement = total[part.offset : part.offset + len(anchor)]
             alone = part.slices[0] if len(part.slices) == 1 else None
             for at in _strides(len(anchor), room):
+                x, d = anchor[at], displacement[at]
                 u = None if momentum is None else momentum[at]
-                _outer_step(anchor[at], u, displacement[at], workers, steps[part.group])
+                squares += torch.dot(d, d)
+                _outer_step(x, u, d, workers, steps[part.group])
                 if alone is not None:
-                    alone[at].copy_(anchor[at])
+                    alone[at].copy_(x)
             if alone is None:
                 self._restart(part, anchor)
+        return squares
 
     def anchor(self, bucket: Bucket, out: Tensor) -> None:
         """Write x_{t,0} of a bucket into memory that travels."""
@@ -349,6 +352,10 @@ def _outer_step(
         momentum.mul_(step.decay)
     if step.gain:
         momentum.add_(total, alpha=step.gain / workers)
+
+
+def _nothing(room: Room) -> Tensor:
+    return torch.zeros((), dtype=torch.float64, device=room.device)
 
 
 def _strides(size: int, room: Room) -> list[slice]:
