@@ -10,8 +10,8 @@ from horovod.common import process_sets
 from slowmo_hvd.core.agreement import class_name
 from slowmo_hvd.core.arguments import check_process_set
 from slowmo_hvd.tensorflow.leaves import leaves
+from slowmo_hvd.tensorflow.native import path_of
 from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER
-from slowmo_hvd.tensorflow.tensors import path_of
 
 
 def check_inner(optimizer: Any, distributed: type) -> None:

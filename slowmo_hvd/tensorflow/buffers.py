@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.second_copies import follow, second_copies
-from slowmo_hvd.tensorflow.tensors import native
 
 
 def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
-from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.native import native
 
 _LOSS_SCALE = keras.optimizers.LossScaleOptimizer.__module__
 _DEPTH = 8  # frames of Keras and TensorFlow between a LossScaleOptimizer and us

@@ -23,7 +23,7 @@ from slowmo_hvd.tensorflow.functions import (
     broadcast_values,
     shared_variables,
 )
-from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.training import trainings_of
 
 __all__ = ["TensorFlowKerasState", "TensorFlowState", "run"]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.native import native
 
 
 def statistics_of(model: Any) -> list[Any]:

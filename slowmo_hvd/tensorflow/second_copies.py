@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from slowmo_hvd.core.checks import check_copies
-from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.native import native
 
 # Not in every release of Keras 3.
 _ScheduleFree = getattr(keras.optimizers, "ScheduleFreeAdamW", ())

@@ -5,30 +5,20 @@ momentum; and a few buckets while a sync lasts. All of it is eager.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, plan
-
-
-def native(variable: Any) -> Any:
-    """The ``tf.Variable`` of a Keras variable, or the ``tf.Variable`` itself."""
-    return variable if isinstance(variable, tf.Variable) else variable.value
+from slowmo_hvd.tensorflow.flat import Flat
+from slowmo_hvd.tensorflow.native import native, path_of
 
 
 def slow_dtype(variable: Any) -> str:
     """float64 for float64 variables, float32 for all others, half precision included."""
     return "float64" if native(variable).dtype == tf.float64 else "float32"
-
-
-def path_of(variable: Any) -> str:
-    """The variable's name with its layers', as the optimizer's own variables can have it."""
-    path: str = getattr(variable, "path", variable.name)
-    return path.replace("/", "_").replace(":", "_")
 
 
 class Room(NamedTuple):
@@ -64,7 +54,9 @@ class Wire:
 
 def read(variable: Any, piece: Piece) -> Any:
     """A slice of a tf.Variable's elements, flat."""
-    return tf.reshape(variable, [-1])[piece.start : piece.stop]
+    flat = tf.reshape(variable, [-1])
+    whole = piece.start == 0 and piece.stop == variable.shape.num_elements()
+    return flat if whole else flat[piece.start : piece.stop]
 
 
 class SlowVariable(NamedTuple):
@@ -132,22 +124,18 @@ class SlowModel:
             leaf, start = self._leaves[position], self.plan.places[position]
             place = slice(start, start + leaf.size)
             self.slots.append(SlowVariable(variable, group, leaf.room, place))
-        self._anchor: dict[Room, Any] = {}
-        self._momentum: dict[Room, Any] = {}
+        # Always initialised with zeros: the anchor is taken when the first step begins.
+        self._anchor: dict[Room, Flat] = {}
+        self._momentum: dict[Room, Flat] = {}
         for room, size in self.plan.sizes.items():
-            # Always initialised with zeros: the anchor is taken when the first step begins.
-            add = partial(add_variable, shape=(size,), dtype=room.wire)
-            self._anchor[room] = native(add(name=f"{room.dtype}_anchor"))
+            self._anchor[room] = Flat(size, room.wire, f"{room.dtype}_anchor", add_variable)
             if with_momentum:
-                self._momentum[room] = native(add(name=f"{room.dtype}_slow_momentum"))
+                name = f"{room.dtype}_slow_momentum"
+                self._momentum[room] = Flat(size, room.wire, name, add_variable)
 
     def _planned(self, trained: Collection[int]) -> Plan:
         capacity = capacities(self._leaves.values(), self._bucket_bytes)
         return plan(self._leaves, trained, capacity)
-
-    def variables(self) -> list[Any]:
-        """All that it keeps, as tf.Variables."""
-        return [*self._anchor.values(), *self._momentum.values()]
 
     def train(self, frozen: Collection[int]) -> None:
         """Synchronise all variables but those at these positions."""
@@ -208,18 +196,21 @@ class SlowModel:
             steps: the coefficients of each group.
         """
         values, total.values = total.values, None
+        anchor, momentum = self._anchor[bucket.room], self._momentum.get(bucket.room)
+        moved, gained = [], []
         for group, start, stop, offset in bucket.runs:
             step, inside = steps[group], slice(start, stop)
             displacement = values[offset : offset + stop - start]
-            anchor = self._anchor[bucket.room]
-            moved = anchor[inside] - (step.step / workers) * displacement
-            if bucket.room in self._momentum:
-                momentum = self._momentum[bucket.room]
-                old = momentum[inside]
-                if step.carry:
-                    moved -= step.carry * old
-                momentum[inside].assign(step.decay * old + (step.gain / workers) * displacement)
-            anchor[inside].assign(moved)
+            x = anchor.read(inside) - (step.step / workers) * displacement
+            if momentum is not None:
+                u = momentum.read(inside)
+                x -= step.carry * u
+                u = step.decay * u + (step.gain / workers) * displacement
+                gained.append((inside, u))
+            moved.append((inside, x))
+        anchor.write(moved)
+        if momentum is not None:
+            momentum.write(gained)
         self._restart(bucket)
         return _squared(values)
 
@@ -235,8 +226,10 @@ class SlowModel:
         """Take these for a bucket's anchors; return the largest difference, NaN if there is one."""
         given, values.values = values.values, None
         apart = float(tf.reduce_max(tf.abs(self._anchors(bucket) - given)))
-        for _, start, stop, offset in bucket.runs:
-            self._anchor[bucket.room][start:stop].assign(given[offset : offset + stop - start])
+        self._anchor[bucket.room].write(
+            (slice(start, stop), given[offset : offset + stop - start])
+            for _, start, stop, offset in bucket.runs
+        )
         return apart
 
     def _values(self, bucket: Bucket) -> Any:
@@ -245,56 +238,80 @@ class SlowModel:
 
     def _anchors(self, bucket: Bucket) -> Any:
         anchor = self._anchor[bucket.room]
-        return tf.concat([anchor[start:stop] for _, start, stop, _ in bucket.runs], 0)
+        return tf.concat([anchor.read(slice(run.start, run.stop)) for run in bucket.runs], 0)
+
+    def restart(self) -> None:
+        """Put all that is synchronised to its anchors."""
+        for bucket in self.buckets:
+            self._restart(bucket)
 
     def _restart(self, bucket: Bucket) -> None:
         """Put the variables that end in this bucket to their anchors: they begin a window.
 
         There is no writing into a part of a variable, so one that is cut waits for its last bucket.
+        A variable's constraint holds after the slow step as after every local one, and binds the
+        anchor with it; it comes out equal on every rank, since the anchor is.
         """
-        self.restart(piece.leaf for piece in bucket.pieces if self._ends(piece))
+        slots = [self.slots[piece.leaf] for piece in bucket.pieces if self._ends(piece)]
+        bound = []
+        for slot, anchor in self._anchors_of(bucket.room, slots):
+            variable = native(slot.variable)
+            value = tf.cast(tf.reshape(anchor, slot.shape), variable.dtype)
+            constraint = getattr(slot.variable, "constraint", None)
+            if constraint is not None:
+                value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
+                bound.append((slot.place, tf.cast(tf.reshape(value, [-1]), slot.room.wire)))
+            variable.assign(value)
+        self._anchor[bucket.room].write(bound)
+
+    def _anchors_of(
+        self, room: Room, slots: Sequence[SlowVariable]
+    ) -> Iterator[tuple[SlowVariable, Any]]:
+        """Each of these and its anchor, flat. Those that lie side by side are read at once."""
+        beside: list[list[SlowVariable]] = []
+        for slot in slots:
+            if beside and beside[-1][-1].place.stop == slot.place.start:
+                beside[-1].append(slot)
+            else:
+                beside.append([slot])
+        for run in beside:
+            values = self._anchor[room].read(slice(run[0].place.start, run[-1].place.stop))
+            sizes = [slot.place.stop - slot.place.start for slot in run]
+            yield from zip(run, tf.split(values, sizes), strict=True)
 
     def _ends(self, piece: Piece) -> bool:
         return piece.stop == self._leaves[piece.leaf].size
 
     # ---- on all of it --------------------------------------------------------------------
 
-    def restart(self, positions: Iterable[int]) -> None:
-        """Put the variables at these positions to their anchors.
-
-        A variable's constraint holds after the slow step as after every local one, and binds the
-        anchor with it; it comes out equal on every rank, since the anchor is.
-        """
-        for slot in (self.slots[position] for position in positions):
-            variable, anchor = native(slot.variable), self._anchor[slot.room][slot.place]
-            value = tf.cast(tf.reshape(anchor, slot.shape), variable.dtype)
-            constraint = getattr(slot.variable, "constraint", None)
-            if constraint is not None:
-                value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
-                anchor = tf.cast(tf.reshape(value, [-1]), slot.room.wire)
-                self._anchor[slot.room][slot.place].assign(anchor)
-            variable.assign(value)
-
     def anchor_here(self, positions: Iterable[int]) -> None:
         """Take the values of the variables at these positions as their anchors."""
-        for slot in (self.slots[position] for position in positions):
+        values: dict[Room, list[tuple[slice, Any]]] = {}
+        for slot in (self.slots[position] for position in sorted(positions)):
             value = tf.cast(tf.reshape(native(slot.variable), [-1]), slot.room.wire)
-            self._anchor[slot.room][slot.place].assign(value)
+            values.setdefault(slot.room, []).append((slot.place, value))
+        self._write(self._anchor, values)
 
     def begin_afresh(self, positions: Collection[int]) -> None:
         """`anchor_here`, without a slow momentum."""
         self.anchor_here(positions)
-        for slot in (self.slots[position] for position in positions):
-            if slot.room in self._momentum:
-                size = slot.place.stop - slot.place.start
-                self._momentum[slot.room][slot.place].assign(tf.zeros([size], slot.room.wire))
+        zeros: dict[Room, list[tuple[slice, Any]]] = {}
+        for slot in (self.slots[position] for position in sorted(positions)):
+            zero = tf.zeros([slot.place.stop - slot.place.start], slot.room.wire)
+            zeros.setdefault(slot.room, []).append((slot.place, zero))
+        self._write(self._momentum, zeros)
+
+    def _write(self, flats: dict[Room, Flat], values: dict[Room, list[tuple[slice, Any]]]) -> None:
+        for room, flat in flats.items():
+            # In the order in which they lie there, which with one part is that of their positions.
+            flat.write(sorted(values.get(room, []), key=lambda update: update[0].start))
 
     def saved(self) -> dict[str, Any]:
         """Anchors and momenta of all variables, by the names under which they are saved."""
         named = {}
         for index, slot in enumerate(self.slots):
             for kind, flats in self._kinds().items():
-                named[f"{kind}.{index}"] = tf.reshape(flats[slot.room][slot.place], slot.shape)
+                named[f"{kind}.{index}"] = tf.reshape(flats[slot.room].read(slot.place), slot.shape)
         return named
 
     def forms(self) -> dict[str, tf.TensorSpec]:
@@ -307,12 +324,14 @@ class SlowModel:
 
     def load(self, values: Any) -> None:
         """Take what `saved` gave, by the same names."""
-        for index, slot in enumerate(self.slots):
-            for kind, flats in self._kinds().items():
+        for kind, flats in self._kinds().items():
+            given: dict[Room, list[tuple[slice, Any]]] = {}
+            for index, slot in enumerate(self.slots):
                 value = tf.reshape(tf.constant(values[f"{kind}.{index}"], slot.room.wire), [-1])
-                flats[slot.room][slot.place].assign(value)
+                given.setdefault(slot.room, []).append((slot.place, value))
+            self._write(flats, given)
 
-    def _kinds(self) -> dict[str, dict[Room, Any]]:
+    def _kinds(self) -> dict[str, dict[Room, Flat]]:
         return {"anchor": self._anchor} | ({"momentum": self._momentum} if self._momentum else {})
 
 

@@ -32,7 +32,8 @@ from slowmo_hvd.tensorflow.inner import Inner
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.means import average
 from slowmo_hvd.tensorflow.moving_statistics import statistics_of
-from slowmo_hvd.tensorflow.tensors import SlowModel, SlowVariable, native
+from slowmo_hvd.tensorflow.native import native
+from slowmo_hvd.tensorflow.tensors import SlowModel, SlowVariable
 from slowmo_hvd.tensorflow.transport import Transport, critical, stall_watch
 
 _KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
@@ -490,6 +491,6 @@ class Training:
         if differ and not self._made_in_first_step:
             warn([unequal_start(hvd.rank(), root, max(differ))])
         if not begun:
-            slow.restart(positions)
+            slow.restart()
             for buffers in self.inner.buffers:
                 buffers.follow(of=self._ids(positions), at_start=not self.begun)

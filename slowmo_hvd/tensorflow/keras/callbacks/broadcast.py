@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from slowmo_hvd.tensorflow.functions import broadcast_variables, shared_variables
 from slowmo_hvd.tensorflow.keras.callbacks.gathering import gather
-from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.native import native
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):  # type: ignore[misc]

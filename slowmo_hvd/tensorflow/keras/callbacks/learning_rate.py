@@ -7,7 +7,7 @@ import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
 
-from slowmo_hvd.tensorflow.tensors import native
+from slowmo_hvd.tensorflow.native import native
 
 
 class LearningRateScheduleCallback(keras.callbacks.Callback):  # type: ignore[misc]

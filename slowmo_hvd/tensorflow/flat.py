@@ -1,0 +1,74 @@
+"""Many numbers in a few variables, end to end, of which slices are read and written."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from slowmo_hvd.tensorflow.native import native
+
+_CHUNK = 2**23  # elements of one variable at the most
+
+
+class Flat:
+    """One long vector, in variables of a bounded size.
+
+    A variable is always assigned as a whole. TensorFlow can write into a part of one, but copies
+    all of it in every reading that comes after.
+
+    Args:
+        size: elements.
+        dtype: of them.
+        name: of the variables; the second and further ones have a number after it.
+        add_variable: the optimizer's.
+    """
+
+    def __init__(self, size: int, dtype: str, name: str, add_variable: Callable[..., Any]) -> None:
+        self.dtype = dtype
+        self.variables = [
+            native(
+                add_variable(
+                    shape=(min(_CHUNK, size - start),),
+                    dtype=dtype,
+                    name=f"{name}_{start // _CHUNK}" if start else name,
+                )
+            )
+            for start in range(0, max(size, 1), _CHUNK)
+        ]
+
+    def read(self, inside: slice) -> Any:
+        """A slice of the elements, a tensor."""
+        start, stop = inside.start, inside.stop
+        parts = []
+        while start < stop:
+            index, begin = divmod(start, _CHUNK)
+            end = min(_CHUNK, begin + stop - start)
+            parts.append(self.variables[index].read_value()[begin:end])
+            start += end - begin
+        if not parts:
+            return tf.zeros([0], self.dtype)
+        return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
+
+    def write(self, updates: Iterable[tuple[slice, Any]]) -> None:
+        """Put values into slices that do not overlap, in order."""
+        by_chunk: dict[int, list[tuple[int, int, Any]]] = {}
+        for inside, values in updates:
+            start = inside.start
+            while start < inside.stop:
+                index, begin = divmod(start, _CHUNK)
+                end = min(_CHUNK, begin + inside.stop - start)
+                offset = start - inside.start
+                part = values[offset : offset + end - begin]
+                by_chunk.setdefault(index, []).append((begin, end, part))
+                start += end - begin
+        for index, parts in by_chunk.items():
+            variable = self.variables[index]
+            old, pieces, reached = variable.read_value(), [], 0
+            for begin, end, part in parts:
+                if reached < begin:
+                    pieces.append(old[reached:begin])
+                pieces.append(part)
+                reached = end
+            if reached < len(old):
+                pieces.append(old[reached:])
+            variable.assign(pieces[0] if len(pieces) == 1 else tf.concat(pieces, 0))
