@@ -43,7 +43,7 @@ class Ring:
 
 
 class Transport:
-    """See `slowmo_hvd.core.pipeline.Transport`."""
+    """See `slowmo_hvd.core.transport.Transport`."""
 
     def __init__(self, ring: Ring, rank: int) -> None:
         self._ring = ring
@@ -76,7 +76,7 @@ class Transport:
 
 
 class Slow:
-    """See `slowmo_hvd.core.engine.Slow`. Each array is a parameter group of its own."""
+    """See `slowmo_hvd.core.ports.Slow`. Each array is a parameter group of its own."""
 
     def __init__(self, x0: Sequence[np.ndarray], bucket: int) -> None:
         leaves = {i: Leaf(array.size, "a", i) for i, array in enumerate(x0)}
@@ -117,7 +117,7 @@ class Slow:
 
 
 class Nothing:
-    """See `slowmo_hvd.core.engine.Inner`: an inner optimizer without memory."""
+    """See `slowmo_hvd.core.ports.Inner`: an inner optimizer without memory."""
 
     changed = False
 

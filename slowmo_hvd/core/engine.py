@@ -15,94 +15,18 @@ a broadcast of the optimizer's state are too.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.pipeline import Load, send
 from slowmo_hvd.core.plan import Bucket
+from slowmo_hvd.core.ports import Inner, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark, mark_of_change
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
-
-
-class Slow(Protocol):
-    """Anchor and slow momentum of the parameters, and an adapter's arithmetic on one bucket."""
-
-    @property
-    def buckets(self) -> Sequence[Bucket]:
-        """All that is synchronised, the same on every rank."""
-
-    @property
-    def nbytes(self) -> int:
-        """What the displacements have on the wire."""
-
-    def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
-        """‖x^i‖²; not finite if any parameter is not.
-
-        Args:
-            memory: gives some of a bucket's size, to work in.
-        """
-
-    def displacement(self, bucket: Bucket, out: Any) -> Any:
-        """Write d^i = x_{t,0} - x^i into memory that travels; return ‖d^i‖², a number."""
-
-    def outer_step(
-        self, bucket: Bucket, total: Any, workers: int, steps: Sequence[OuterStep]
-    ) -> Any:
-        """Take the outer step from a sum over so many workers; return the sum's squared norm.
-
-        There x^i begins a window.
-        """
-
-    def nothing(self, out: Any) -> None:
-        """Write zeros, the displacement of a worker that is not sound."""
-
-
-class Inner(Protocol):
-    """What the inner optimizer remembers, and what becomes of it where a window begins."""
-
-    def finite(self) -> bool:
-        """Whether all that this worker would send of it is."""
-
-    def has_news(self) -> bool:
-        """Whether this worker has something to send that the ranks have not agreed on."""
-
-    def cross(self, slow: Any, *, sound: bool, opens_window: bool) -> "Crossing":
-        """Come to a sync, just before the first bucket is packed.
-
-        Args:
-            slow: what is synchronised, an adapter's `Slow`.
-            sound: whether this worker contributes.
-            opens_window: whether a window begins after it, not a step of the warm-up.
-        """
-
-    def stop(self, slow: Any, *, sound: bool) -> "Crossing":
-        """Likewise where parameters stop being trained: only copies of the weights matter."""
-
-
-class Crossing(Protocol):
-    """The inner optimizer's way through one sync: line 2 of Algorithm 1.
-
-    Attributes:
-        changed: whether something has changed already, before any bucket has landed.
-    """
-
-    changed: bool
-
-    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
-        """What of it travels, asked for once all displacements are packed.
-
-        Args:
-            roll: who is in the sync.
-            name: of its collectives, in use for nothing else.
-            news: whether any worker has news; the same on every rank.
-        """
-
-    def end(self) -> None:
-        """All has landed. A worker that is not sound begins afresh."""
 
 
 class Engine:

@@ -13,7 +13,7 @@ from slowmo_hvd.tensorflow.transport import Transport
 
 
 class Inner:
-    """See `slowmo_hvd.core.engine.Inner`. The buffers exist from the start: there is no news.
+    """See `slowmo_hvd.core.ports.Inner`. The buffers exist from the start: there is no news.
 
     Attributes:
         buffers: those of each inner optimizer that updates variables.
