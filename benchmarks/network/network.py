@@ -135,6 +135,7 @@ class Network:
             stdout=subprocess.PIPE if capture else None,
             stderr=subprocess.STDOUT if capture else None,
             text=True,
+            errors="replace",
             start_new_session=True,  # Ctrl-C is for us
         )
 
