@@ -125,9 +125,10 @@ class Network:
         capture: bool,
     ) -> subprocess.CompletedProcess[str]:
         places = ",".join(f"{host}:1" for host in self.hosts)
-        settings = ["--gloo", "--disable-cache", "--network-interface", namespaces.INTERFACE]
         launcher = [sys.executable, "-m", "benchmarks.network.launcher"]
-        launcher += [str(ssh.client_settings(self._folder)), *settings, "-H", places]
+        launcher += [str(ssh.client_settings(self._folder)), "--gloo", "--disable-cache"]
+        launcher += ["--network-interface", namespaces.INTERFACE]
+        launcher += ["-np", str(len(self.hosts)), "-H", places]
         return subprocess.run(
             namespaces.inside(self._name, self.hosts[0], [*launcher, *options, *command]),
             env=_with_this_python(os.environ if env is None else env),
