@@ -22,7 +22,7 @@ MOUNTED = Path("/run/netns")  # where `ip` keeps namespaces
 FILES = Path("/etc/netns")  # of a namespace, which its processes see in /etc
 _SWITCH = "switch"
 _BRIDGE = "bridge"
-_SECONDS = 10  # for killed processes to end
+_SECONDS = 5  # for processes to end
 
 
 def make(network: str, hosts: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ def inside(network: str, host: str, command: Sequence[str]) -> list[str]:
 def remove(name: str) -> None:
     """Remove a namespace with its processes, interfaces and files, or what there is of them."""
     with contextlib.suppress(NetworkError):
-        _kill_processes(name)
+        _end_processes(name)
     with contextlib.suppress(NetworkError):
         output("ip", "netns", "delete", name)
     shutil.rmtree(FILES / name, ignore_errors=True)
@@ -95,10 +95,14 @@ def _write_files(name: str, number: int, hosts: Sequence[str]) -> None:
     shadow.write_text("root:*:1::::::\n")
 
 
-def _kill_processes(name: str) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while (found := output("ip", "netns", "pids", name).split()) and time.monotonic() < deadline:
-        for process in map(int, found):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.05)
+def _end_processes(name: str) -> None:
+    """End all that runs in a namespace: kindly at first, for the sake of Python's semaphores."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _SECONDS
+        while found := output("ip", "netns", "pids", name).split():
+            if time.monotonic() > deadline:
+                break
+            for process in map(int, found):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+            time.sleep(0.05)

@@ -15,6 +15,7 @@ from benchmarks.network.rates import UNSHAPED, bits_a_second
 from benchmarks.network.tools import NetworkError, missing
 
 _MOST = 250  # addresses of one network
+_SECONDS = 10  # for horovodrun to end; it gives its processes 5
 _numbers = itertools.count()
 
 
@@ -63,7 +64,9 @@ class Network:
             ssh.write_files(self._folder)
             namespaces.make(self._name, self.hosts)
             self.set_rate(self._rate)
-            self._sshds = ssh.start(self._name, self.hosts, self._folder)
+            for host in self.hosts:
+                self._sshds.append(ssh.start(self._name, host, self._folder))
+            ssh.wait(self._sshds, self.hosts, self._folder)
         except BaseException:
             self._remove()
             raise
@@ -129,7 +132,7 @@ class Network:
         launcher += [str(ssh.client_settings(self._folder)), "--gloo", "--disable-cache"]
         launcher += ["--network-interface", namespaces.INTERFACE]
         launcher += ["-np", str(len(self.hosts)), "-H", places]
-        return subprocess.run(
+        running = subprocess.Popen(
             namespaces.inside(self._name, self.hosts[0], [*launcher, *options, *command]),
             env=_with_this_python(os.environ if env is None else env),
             stdin=subprocess.DEVNULL,
@@ -139,6 +142,13 @@ class Network:
             errors="replace",
             start_new_session=True,  # Ctrl-C is for us
         )
+        try:
+            printed, _ = running.communicate()
+        except BaseException:
+            with signals.ignored():
+                _end(running)
+            raise
+        return subprocess.CompletedProcess(running.args, running.returncode, printed)
 
     def _remove(self) -> None:
         with signals.ignored():
@@ -148,6 +158,16 @@ class Network:
             self._sshds = []
             atexit.unregister(self._remove)
         signals.restore_sigterm(self._on_sigterm)
+
+
+def _end(launcher: subprocess.Popen[str]) -> None:
+    """End horovodrun, and give it the time to end what it started and to remove its semaphores."""
+    launcher.terminate()
+    try:
+        launcher.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.communicate()
 
 
 def _with_this_python(env: Mapping[str, str]) -> dict[str, str]:

@@ -42,21 +42,9 @@ def client_settings(folder: Path) -> Path:
     return folder / "ssh_config"
 
 
-def start(network: str, hosts: Sequence[str], folder: Path) -> list[subprocess.Popen[bytes]]:
-    """Start an sshd on each host, and wait until they listen."""
+def start(network: str, host: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the sshd of a host."""
     _RUNNING.mkdir(mode=0o755, exist_ok=True)
-    running = [_start_one(network, host, folder) for host in hosts]
-    deadline = time.monotonic() + _SECONDS
-    for host, sshd in zip(hosts, running, strict=True):
-        while not _pid_file(folder, host).exists():  # written once it listens
-            if sshd.poll() is not None or time.monotonic() > deadline:
-                log = _log(folder, host).read_text().strip()
-                raise NetworkError(f"the sshd of {host} does not start: {log or 'no reason given'}")
-            time.sleep(0.01)
-    return running
-
-
-def _start_one(network: str, host: str, folder: Path) -> subprocess.Popen[bytes]:
     settings = ["-f", str(folder / "sshd_config"), "-o", f"PidFile={_pid_file(folder, host)}"]
     with _log(folder, host).open("wb") as log:
         return subprocess.Popen(
@@ -66,6 +54,21 @@ def _start_one(network: str, host: str, folder: Path) -> subprocess.Popen[bytes]
             stderr=log,
             start_new_session=True,  # Ctrl-C is for us
         )
+
+
+def wait(running: Sequence[subprocess.Popen[bytes]], hosts: Sequence[str], folder: Path) -> None:
+    """Wait until the hosts' sshds listen.
+
+    Raises:
+        NetworkError: one does not.
+    """
+    deadline = time.monotonic() + _SECONDS
+    for host, sshd in zip(hosts, running, strict=True):
+        while not _pid_file(folder, host).exists():  # written once it listens
+            if sshd.poll() is not None or time.monotonic() > deadline:
+                log = _log(folder, host).read_text().strip()
+                raise NetworkError(f"the sshd of {host} does not start: {log or 'no reason given'}")
+            time.sleep(0.01)
 
 
 def _pid_file(folder: Path, host: str) -> Path:
