@@ -15,7 +15,6 @@ from benchmarks.network.rates import UNSHAPED, bits_a_second
 from benchmarks.network.tools import NetworkError, missing
 
 _MOST = 250  # addresses of one network
-_SECONDS = 10  # for horovodrun to end; it gives its processes 5
 _numbers = itertools.count()
 
 
@@ -23,7 +22,8 @@ class Network:
     """Hosts within this machine, for the length of a ``with`` block.
 
     Each is a network namespace with an sshd; one bridge joins them. Everything is removed when the
-    block ends, also by an exception, SIGINT or SIGTERM; after a SIGKILL, when the next begins.
+    block ends, also by an exception, SIGINT or SIGTERM; after a SIGKILL, when the next begins. A
+    command that is interrupted goes on until then.
 
     Args:
         hosts: how many, at least 1.
@@ -44,7 +44,7 @@ class Network:
         self._rate = rate
         self._name = cleanup.name(os.getpid(), next(_numbers))
         self._folder = Path()
-        self._sshds: list[subprocess.Popen[bytes]] = []
+        self._started: list[subprocess.Popen[Any]] = []
         self._on_sigterm: Any = None
 
     def __enter__(self) -> "Network":
@@ -65,8 +65,8 @@ class Network:
             namespaces.make(self._name, self.hosts)
             self.set_rate(self._rate)
             for host in self.hosts:
-                self._sshds.append(ssh.start(self._name, host, self._folder))
-            ssh.wait(self._sshds, self.hosts, self._folder)
+                self._started.append(ssh.start(self._name, host, self._folder))
+            ssh.wait(self._started, self.hosts, self._folder)
         except BaseException:
             self._remove()
             raise
@@ -142,32 +142,18 @@ class Network:
             errors="replace",
             start_new_session=True,  # Ctrl-C is for us
         )
-        try:
-            printed, _ = running.communicate()
-        except BaseException:
-            with signals.ignored():
-                _end(running)
-            raise
+        self._started.append(running)
+        printed, _ = running.communicate()
         return subprocess.CompletedProcess(running.args, running.returncode, printed)
 
     def _remove(self) -> None:
         with signals.ignored():
             cleanup.remove(self._name)
-            for sshd in self._sshds:
-                sshd.wait()
-            self._sshds = []
+            for process in self._started:
+                process.wait()
+            self._started = []
             atexit.unregister(self._remove)
         signals.restore_sigterm(self._on_sigterm)
-
-
-def _end(launcher: subprocess.Popen[str]) -> None:
-    """End horovodrun, and give it the time to end what it started and to remove its semaphores."""
-    launcher.terminate()
-    try:
-        launcher.communicate(timeout=_SECONDS)
-    except subprocess.TimeoutExpired:
-        launcher.kill()
-        launcher.communicate()
 
 
 def _with_this_python(env: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.network.namespaces import inside
 from benchmarks.network.tools import NetworkError, output, path_of
@@ -56,7 +57,7 @@ def start(network: str, host: str, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def wait(running: Sequence[subprocess.Popen[bytes]], hosts: Sequence[str], folder: Path) -> None:
+def wait(running: Sequence[subprocess.Popen[Any]], hosts: Sequence[str], folder: Path) -> None:
     """Wait until the hosts' sshds listen.
 
     Raises:
