@@ -51,7 +51,7 @@ def shape(network: str, host: str, rate: str) -> None:
 
 
 def bytes_sent(network: str, host: str) -> int:
-    """What a host's interface has sent since it was made, headers included."""
+    """What a host's interface has sent since it was made."""
     name = namespace(network, host)
     (link,) = json.loads(output("ip", "-n", name, "-j", "-s", "link", "show", "dev", INTERFACE))
     count: int = link["stats64"]["tx"]["bytes"]

@@ -113,10 +113,13 @@ class Network:
         """Change the rate of all links."""
         for host in self.hosts:
             namespaces.shape(self._name, host, rate)
-        self._rate = rate
 
     def bytes_sent(self, host: str) -> int:
-        """What the host's interface has sent so far, in bytes, with all headers."""
+        """What the host's interface has sent so far, in bytes, with headers.
+
+        Packets that Linux leaves to the network card to cut up, which there is none of, count as
+        they are: up to 64 KB with one header.
+        """
         return namespaces.bytes_sent(self._name, host)
 
     def _run(
