@@ -1,4 +1,4 @@
-"""Signals that end a process: they become exceptions, and wait while it tidies up."""
+"""Signals that end a process: they become exceptions, and are ignored while it tidies up."""
 
 import contextlib
 import signal
