@@ -69,6 +69,6 @@ class Flat:
                     pieces.append(old[reached:begin])
                 pieces.append(part)
                 reached = end
-            if reached < len(old):
+            if reached < old.shape[0]:
                 pieces.append(old[reached:])
             variable.assign(pieces[0] if len(pieces) == 1 else tf.concat(pieces, 0))

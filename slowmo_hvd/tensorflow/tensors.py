@@ -1,11 +1,12 @@
 """The slow state in memory: anchor x_{t,0} and slow momentum u_t, and the arithmetic on a bucket.
 
 Memory in units of the variables at float32: one for the anchor and, where β > 0, one for the
-momentum; and a few buckets while a sync lasts. All of it is eager.
+momentum; and a few buckets while a sync lasts. It is called eagerly.
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -118,6 +119,7 @@ class SlowModel:
             for position, (variable, group) in enumerate(listed)
         }
         self._bucket_bytes = bucket_bytes
+        self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}  # which keep their buckets
         self.plan = self._planned(self._leaves)
         self.slots = []
         for position, (variable, group) in enumerate(listed):
@@ -140,12 +142,14 @@ class SlowModel:
     def train(self, frozen: Collection[int]) -> None:
         """Synchronise all variables but those at these positions."""
         self.plan = self._planned(set(self._leaves) - set(frozen))
+        self._graphs = {}
 
     def part(self, positions: Collection[int]) -> "SlowModel":
         """The variables at these positions alone are synchronised; the same state, and no copy."""
         part = object.__new__(SlowModel)
         vars(part).update(vars(self))
         part.plan = self._planned(positions)
+        part._graphs = {}
         return part
 
     def frozen(self) -> tuple[int, ...]:
@@ -166,8 +170,11 @@ class SlowModel:
 
     def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
         """‖x^i‖²; not finite if any variable is not."""
-        squares = [_squared(self._values(bucket)) for bucket in self.buckets]
+        squares = [self._graph(self._squared_norm, bucket)() for bucket in self.buckets]
         return float(tf.add_n(squares)) if squares else 0.0
+
+    def _squared_norm(self, bucket: Bucket) -> Any:
+        return tf.add_n([_squared(tf.cast(v, bucket.room.wire)) for v in self._pieces(bucket)])
 
     def displacement(self, bucket: Bucket, out: Wire) -> Any:
         """d^i = x_{t,0} - x^i of this worker; return its squared norm.
@@ -176,11 +183,15 @@ class SlowModel:
         that is what their displacement is measured from: the rounding is no progress of theirs,
         and the float32 anchor keeps what is too small for them to show.
         """
+        out.values, squares = self._graph(self._displacement, bucket)()
+        return squares
+
+    def _displacement(self, bucket: Bucket) -> tuple[Any, Any]:
         start = self._anchors(bucket)
         if bucket.room.dtype != bucket.room.wire:
             start = tf.cast(tf.cast(start, bucket.room.dtype), bucket.room.wire)
-        out.values = start - self._values(bucket)
-        return _squared(out.values)
+        values = start - self._values(bucket)
+        return values, _squared(values)
 
     def outer_step(
         self, bucket: Bucket, total: Wire, workers: int, steps: Sequence[OuterStep]
@@ -196,23 +207,34 @@ class SlowModel:
             steps: the coefficients of each group.
         """
         values, total.values = total.values, None
+        numbers = [[s.step / workers, s.carry, s.decay, s.gain / workers] for s in steps]
+        coefficients = tf.constant(numbers, bucket.room.wire)
+        return self._graph(self._outer_step, bucket)(values, coefficients)
+
+    def _outer_step(self, bucket: Bucket, values: Any, coefficients: Any) -> Any:
         anchor, momentum = self._anchor[bucket.room], self._momentum.get(bucket.room)
         moved, gained = [], []
         for group, start, stop, offset in bucket.runs:
-            step, inside = steps[group], slice(start, stop)
-            displacement = values[offset : offset + stop - start]
-            x = anchor.read(inside) - (step.step / workers) * displacement
+            step, carry, decay, gain = tf.unstack(coefficients[group])
+            inside, displacement = slice(start, stop), values[offset : offset + stop - start]
+            x = anchor.read(inside) - step * displacement
             if momentum is not None:
                 u = momentum.read(inside)
-                x -= step.carry * u
-                u = step.decay * u + (step.gain / workers) * displacement
-                gained.append((inside, u))
+                x -= carry * u
+                gained.append((inside, decay * u + gain * displacement))
             moved.append((inside, x))
         anchor.write(moved)
         if momentum is not None:
             momentum.write(gained)
         self._restart(bucket)
         return _squared(values)
+
+    def _graph(self, method: Callable[..., Any], bucket: Bucket) -> Callable[..., Any]:
+        """The method on a bucket as a graph, made once: of many small operations it is faster."""
+        key = method.__name__, id(bucket)
+        if key not in self._graphs:
+            self._graphs[key] = tf.function(partial(method, bucket), autograph=False)
+        return self._graphs[key]
 
     def nothing(self, out: Wire) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
@@ -233,8 +255,10 @@ class SlowModel:
         return apart
 
     def _values(self, bucket: Bucket) -> Any:
-        parts = [read(native(self.slots[piece.leaf].variable), piece) for piece in bucket.pieces]
-        return tf.cast(tf.concat(parts, 0), bucket.room.wire)
+        return tf.cast(tf.concat(self._pieces(bucket), 0), bucket.room.wire)
+
+    def _pieces(self, bucket: Bucket) -> list[Any]:
+        return [read(native(self.slots[piece.leaf].variable), piece) for piece in bucket.pieces]
 
     def _anchors(self, bucket: Bucket) -> Any:
         anchor = self._anchor[bucket.room]
