@@ -70,6 +70,9 @@ class Transport:
         self.sent += row.nbytes
         return row, name
 
+    def sum_numbers(self, numbers: Sequence[float], name: str) -> list[float]:
+        return self.finish_numbers(self.start_numbers(numbers, name))
+
     def finish_numbers(self, started: tuple[np.ndarray, str]) -> list[float]:
         numbers: list[float] = self.finish(started).tolist()
         return numbers

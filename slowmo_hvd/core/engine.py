@@ -256,8 +256,7 @@ class Engine:
         transport, workers = self.transport, self.transport.workers
         marks = [0.0] * workers
         marks[transport.place] = own
-        started = transport.start_numbers([*marks, *figures], f"{name}.header")
-        sums = transport.finish_numbers(started)
+        sums = transport.sum_numbers([*marks, *figures], f"{name}.header")
         with transport.critical.alike():
             roll = call_roll(sums[:workers], transport.ranks, self.config.on_nonfinite)
         return roll, sums[workers:]

@@ -108,9 +108,13 @@ class Transport(abc.ABC):
         rows = [0.0] * (len(row) * self.workers)
         begin = len(row) * self.place
         rows[begin : begin + len(row)] = row
-        table = self.finish_numbers(self.start_numbers(rows, name))
+        table = self.sum_numbers(rows, name)
         split = (table[at : at + len(row)] for at in range(0, len(table), len(row)))
         return {int(rank): row for present, rank, *row in split if present}
+
+    def sum_numbers(self, numbers: Sequence[float], name: str) -> list[float]:
+        """The sum of plain numbers over the workers."""
+        return self.finish_numbers(self.start_numbers(numbers, name))
 
     @abc.abstractmethod
     def memory(self, room: Any, size: int, slot: int) -> Any:

@@ -89,11 +89,10 @@ def average(variables: Sequence[Any], transport: Transport, name: str, bucket_by
         name: the collectives' name, in use for nothing else.
         bucket_bytes: of a bucket, at the most.
     """
-    if not variables or transport.workers == 1:  # equal on every rank
+    if not variables or transport.alone:  # equal on every rank
         return
     sound = [bool(tf.reduce_all(tf.math.is_finite(variable))) for variable in variables]
-    started = transport.start_numbers(list(map(float, sound)), f"{name}.finite")
-    counts = transport.finish_numbers(started)
+    counts = transport.sum_numbers(list(map(float, sound)), f"{name}.finite")
 
     def land(index: int, total: Any) -> None:
         if counts[index] > 0:  # the same on every rank

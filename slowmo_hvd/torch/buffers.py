@@ -191,8 +191,8 @@ class _Crossing:
     ) -> dict[BufferKey, float]:
         """How many workers have each. A collective."""
         transport, keys = self._buffers.transport, list(keys)
-        started = transport.start_numbers([float(key in own) for key in keys], name)
-        return dict(zip(keys, transport.finish_numbers(started), strict=True))
+        counts = transport.sum_numbers([float(key in own) for key in keys], name)
+        return dict(zip(keys, counts, strict=True))
 
     def _sums(
         self,

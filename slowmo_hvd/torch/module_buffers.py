@@ -74,7 +74,7 @@ def average_buffers(
     # A mask with -inf in it is no broken statistic.
     broken = {name for name, buffer in numbers.items() if buffer.isnan().any()}
     flags = [float(name in those) for those in (finite, broken) for name in numbers]
-    counts = transport.finish_numbers(transport.start_numbers(flags, f"{name}.finite"))
+    counts = transport.sum_numbers(flags, f"{name}.finite")
     owners = dict(zip(numbers, counts[: len(numbers)], strict=True))
 
     def land(name: str, inside: slice, total: Tensor) -> None:

@@ -261,7 +261,7 @@ class SlowModel:
         memory = [self.params[piece.leaf].data_ptr() for piece in bucket.pieces]
         known = self._parts.get(id(bucket))
         if known is None or known[0] != memory:
-            self._parts[id(bucket)] = known = memory, list(self._make_parts(bucket))
+            self._parts[id(bucket)] = known = memory, self._make_parts(bucket)
         return known[1]
 
     def _make_parts(self, bucket: Bucket) -> list[_Part]:

@@ -300,7 +300,7 @@ class Training:
 
     def _bytes(self, slow: SlowModel | None) -> int:
         """What its displacements have on the wire."""
-        return 0 if slow is None or self._transport.workers == 1 else slow.nbytes
+        return 0 if slow is None or self._transport.alone else slow.nbytes
 
     @_plain
     def _end_window(self, kind: Sync) -> None:
