@@ -1,7 +1,7 @@
 """The engine on NumPy arrays, with a thread for each worker: an adapter that fits on a page."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.critical_section import CriticalSections
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.core.plan import Bucket, Leaf, plan
+from slowmo_hvd.core.plan import Bucket, Leaf, plan, share_out
 from slowmo_hvd.core.stall import StallWatch
 
 
@@ -50,7 +50,10 @@ class Transport:
         self.workers, self.place, self.ranks = ring.workers, rank, list(range(ring.workers))
         self.critical = CriticalSections(lambda: rank, LostError)
         self.stall_watch = StallWatch(lambda: rank, lambda: None, LostError)
-        self.sent = 0
+        self.sent, self.waited = 0, 0.0
+
+    def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        return call
 
     def memory(self, room: Any, size: int, slot: int) -> np.ndarray:
         return np.full(size, np.nan)  # whatever is not written is found
@@ -79,24 +82,36 @@ class Transport:
 
 
 class Slow:
-    """See `slowmo_hvd.core.ports.Slow`. Each array is a parameter group of its own."""
+    """See `slowmo_hvd.core.ports.Overlapping`. Each array is a parameter group of its own."""
 
-    def __init__(self, x0: Sequence[np.ndarray], bucket: int) -> None:
+    def __init__(self, x0: Sequence[np.ndarray], bucket: int, fragments: int) -> None:
         leaves = {i: Leaf(array.size, "a", i) for i, array in enumerate(x0)}
-        self.buckets = plan(leaves, leaves, {"a": bucket}).buckets
-        self.places = plan(leaves, leaves, {"a": bucket}).places
-        self.nbytes = 0
+        parts = share_out([array.size for array in x0], fragments)
+        self.plan = plan(leaves, leaves, {"a": bucket}, parts)
         self.shapes = [array.shape for array in x0]
-        self.x = np.concatenate([array.reshape(-1) for array in x0])
+        self.x = np.zeros(self.plan.sizes.get("a", 0))
+        for x, array in zip(self.arrays(self.x), x0, strict=True):
+            x[...] = array
         self.anchor, self.momentum = self.x.copy(), np.zeros_like(self.x)
+        self.launched: dict[int, np.ndarray] = {}
+
+    def buckets_of(self, fragment: int) -> Sequence[Bucket]:
+        return self.plan.fragments[fragment]
+
+    def nbytes(self, fragments: Iterable[int]) -> int:
+        return 0
 
     def arrays(self, flat: np.ndarray) -> list[np.ndarray]:
         """Views of a flat array, one a group."""
-        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1]
-        return [a.reshape(s) for a, s in zip(np.split(flat, ends), self.shapes, strict=True)]
+        return [
+            flat[begin : begin + int(np.prod(shape))].reshape(shape)
+            for begin, shape in zip(
+                (self.plan.places[i] for i in range(len(self.shapes))), self.shapes, strict=True
+            )
+        ]
 
-    def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
-        return float(self.x @ self.x)
+    def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
+        return float(sum(self.x[at] @ self.x[at] for at in places(buckets)))
 
     def displacement(self, bucket: Bucket, out: np.ndarray) -> float:
         for _, start, stop, offset in bucket.runs:
@@ -112,11 +127,45 @@ class Slow:
             d, u = total[offset : offset + stop - start] / workers, self.momentum[inside]
             self.anchor[inside] -= step.step * d + step.carry * u
             self.momentum[inside] = step.decay * u + step.gain * d
-            self.x[inside] = self.anchor[inside]
+            self.restart(inside)
         return float(total @ total)
+
+    def restart(self, inside: slice) -> None:
+        self.x[inside] = self.anchor[inside]
 
     def nothing(self, out: np.ndarray) -> None:
         out[...] = 0
+
+    def launch(self, fragment: int) -> "Launched":
+        self.launched[fragment] = self.x.copy()
+        launched = object.__new__(Launched)
+        vars(launched).update(vars(self), x=self.launched[fragment])
+        return launched
+
+    def return_to_anchor(self, fragment: int) -> None:
+        for at in places(self.buckets_of(fragment)):
+            self.restart(at)
+            self.launched[fragment][at] = self.anchor[at]
+
+    def land(self, fragment: int) -> None:
+        at_launch = self.launched.pop(fragment)
+        for at in places(self.buckets_of(fragment)):
+            self.x[at] = self.anchor[at] + (self.x[at] - at_launch[at])
+
+    def drop(self, fragment: int) -> None:
+        del self.launched[fragment]
+
+
+class Launched(Slow):
+    """The same arrays, but for x: where it was at the launch."""
+
+    def restart(self, inside: slice) -> None:
+        pass
+
+
+def places(buckets: Sequence[Bucket]) -> Iterator[slice]:
+    """Where they are in a flat array."""
+    return (slice(run.start, run.stop) for bucket in buckets for run in bucket.runs)
 
 
 class Nothing:
@@ -130,10 +179,11 @@ class Nothing:
     def has_news(self) -> bool:
         return False
 
-    def cross(self, slow: Any, *, sound: bool, opens_window: bool) -> "Nothing":
+    def cross(self, slow: Any, fragments: Any, *, sound: bool, opens_window: bool) -> "Nothing":
         return self
 
-    stop = cross
+    def stop(self, slow: Any, *, sound: bool) -> "Nothing":
+        return self
 
     def loads(self, roll: Any, name: str, *, news: bool) -> Iterator[Any]:
         return iter(())
@@ -148,7 +198,7 @@ class Worker:
     def __init__(
         self, config: SlowMoConfig, ring: Ring, rank: int, x0: Sequence[np.ndarray], bucket: int
     ) -> None:
-        self.slow, self.rank = Slow(x0, bucket), rank
+        self.slow, self.rank = Slow(x0, bucket, config.fragments), rank
         self.engine = Engine(config, Transport(ring, rank), Nothing(), len(x0))
         self.engine.slow, self.engine.name = self.slow, "x"
 
@@ -157,9 +207,8 @@ class Worker:
         self.engine.check()
         for x, gradient, rate in zip(self.slow.arrays(self.slow.x), gradients, rates, strict=True):
             x -= rate * gradient
-        due = self.engine.count(rates)
-        if due is not None:
-            self.engine.sync(due)
+        if self.engine.count(rates):
+            self.engine.act()
 
 
 def together(workers: int, work: Callable[[int], Any]) -> list[Any]:

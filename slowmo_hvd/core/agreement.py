@@ -15,7 +15,13 @@ from slowmo_hvd.core.schedule import Schedule
 Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
 
 _LONGEST = 200  # characters of a value in an error
-_POSITION = ("whether there is a slow state", "steps taken", "window", "position in the window")
+_POSITION = (
+    "whether there is a slow state",
+    "steps taken",
+    "window",
+    "position in the window",
+    "the step after which an average lands",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,11 @@ def figures_of(
             start.
     """
     shapes = [shape for group in groups for shape, _ in group]
+    counted = {
+        "window": schedule.windows,
+        "position in the window": schedule.positions,
+        "the step after which an average lands": schedule.landings,
+    }
     figures = {
         "slowmo_hvd's version": __version__,
         **config.asdict(),
@@ -70,8 +81,7 @@ def figures_of(
         "compression": compression,
         "whether there is a slow state": has_slow_state,
         "steps taken": schedule.step,
-        "window": schedule.window,
-        "position in the window": schedule.position,
+        **{name: _one(counters) for name, counters in counted.items()},
         "number of parameters": len(shapes),
         "number of elements": sum(map(math.prod, shapes)),
         "names of the parameters": list(names),
@@ -152,6 +162,11 @@ def unequal_start(rank: int, root: int, apart: float) -> str:
         f"rank {rank} started from other weights than rank {root} (up to {apart:.3g} apart) and "
         f"takes rank {root}'s; broadcast the weights before the first step"
     )
+
+
+def _one(counters: list[int]) -> int | list[int]:
+    """The counter of one fragment as a number, which is the better to read."""
+    return counters[0] if len(counters) == 1 else list(counters)
 
 
 def class_name(value: Any) -> str:

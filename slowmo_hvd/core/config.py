@@ -27,6 +27,11 @@ class SlowMoConfig:
         on_nonfinite: what a sync does with a worker whose displacement is not finite: "exclude"
             it from the average and give it the others' model, or "raise" on every worker.
         bucket_bytes: what a sync sends at once, in bytes; int >= 8. Two such buckets are in memory.
+        overlap_steps: d, the local steps that go on while an average is under way, none of which
+            is lost; int with 0 <= d < τ. 0 is the paper's algorithm, where training waits.
+        fragments: F, the parts into which the parameters are dealt, each with windows of τ steps
+            that end at other steps than the others'; int with 1 <= F <= τ. With an overlap this is
+            Streaming DiLoCo (arXiv 2501.18512), but that no step is lost.
 
     Raises:
         TypeError: an argument is not of the stated type.
@@ -41,6 +46,8 @@ class SlowMoConfig:
     warmup_steps: int = 0
     on_nonfinite: str = "exclude"
     bucket_bytes: int = 32 * 2**20
+    overlap_steps: int = 0
+    fragments: int = 1
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
@@ -70,6 +77,28 @@ class SlowMoConfig:
             )
         check_choice("buffers", self.buffers, BUFFER_STRATEGIES)
         check_choice("on_nonfinite", self.on_nonfinite, NONFINITE)
+        set_field(
+            self, "overlap_steps", check_integer("overlap_steps", self.overlap_steps, least=0)
+        )
+        set_field(self, "fragments", check_integer("fragments", self.fragments, least=1))
+        self._check_pace()
+
+    def _check_pace(self) -> None:
+        if self.overlap_steps >= self.sync_period:
+            raise ValueError(
+                f"overlap_steps={self.overlap_steps} must be less than "
+                f"sync_period={self.sync_period}: an average lands before the next one is launched"
+            )
+        if self.fragments > self.sync_period:
+            raise ValueError(
+                f"fragments={self.fragments} must be at most sync_period={self.sync_period}: "
+                "each fragment is synchronised once in a window, after a step of its own"
+            )
+        if self.overlap_steps and self.buffers == "average":
+            raise ValueError(
+                "buffers='average' cannot be used with overlap_steps: the buffers move on while "
+                "their mean is under way; use 'maintain' or 'reset'"
+            )
 
     def asdict(self) -> dict[str, Any]:
         """The configuration as builtins."""

@@ -65,22 +65,29 @@ class CriticalSections:
         """
         rank = self._rank()
         self._enter(owner, rank, unnamed=unnamed)
-        with self._interrupted_afterwards(where, rank):
-            try:
+        try:
+            with self._interrupted_afterwards(where, rank), self.watched(owner, where):
                 yield
-            except BaseException as error:
-                if not isinstance(error, self._errors) and error is not self._here.alike:
-                    self._torn.add(owner)
-                    self._refuse(
-                        f"{where} was broken off on rank {rank} by {type(error).__name__}, and "
-                        "other ranks may have finished it: end this process, and go on from the "
-                        "last checkpoint on every rank"
-                    )
-                raise
-            finally:
-                self._here.alike = None
-                with self._lock:
-                    self._inside.pop(owner, None)
+        finally:
+            with self._lock:
+                self._inside.pop(owner, None)
+
+    @contextlib.contextmanager
+    def watched(self, owner: Any, where: str) -> Iterator[None]:
+        """The same in a thread that was started for it, while steps go on in ``owner``'s own."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, self._errors) and error is not self._here.alike:
+                self._torn.add(owner)
+                self._refuse(
+                    f"{where} was broken off on rank {self._rank()} by {type(error).__name__}, and "
+                    "other ranks may have finished it: end this process, and go on from the "
+                    "last checkpoint on every rank"
+                )
+            raise
+        finally:
+            self._here.alike = None
 
     @contextlib.contextmanager
     def alike(self) -> Iterator[None]:

@@ -1,32 +1,44 @@
-"""The order of a sync, once for every framework.
+"""The order of things, once for every framework: count, average, take the outer step, tell of it.
 
-1. The header: a mark of each worker, as `slowmo_hvd.core.roll_call` has it, and γ of each group.
-   It travels by itself, exact whatever the compression. Until it has been read nothing has changed,
-   and an error in it is the same on every rank.
-2. The buckets: the workers' displacements are summed, and lead to the outer step, one by one. What
-   follows them, such as averaged buffers, travels in the same pipeline.
-3. The record, with each worker's ‖d‖², which is known once all is packed.
+Without an overlap training stands still for an average (`slowmo_hvd.core.average`), which leaves
+the parameters where they begin the next window. With one it is launched where a window ends, goes
+on in a thread of its own, and lands some steps later: the local steps since are kept.
 
 A failure between the first bucket and the last leaves the model in part old and in part new. The
 engine then refuses to go on until it is mended: by a load, which a restore of elastic training and
 a broadcast of the optimizer's state are too.
 """
 
+import contextlib
 import time
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, cast
 
+from slowmo_hvd.core.average import Average, meet
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.flight import Flight
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
-from slowmo_hvd.core.pipeline import Load, send
 from slowmo_hvd.core.plan import Bucket
-from slowmo_hvd.core.ports import Inner, Slow
+from slowmo_hvd.core.ports import Crossing, Inner, Overlapping, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
-from slowmo_hvd.core.roll_call import RollCall, call_roll, exclusion, is_sound, mark, mark_of_change
+from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, mark_of_change
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
+
+_living: weakref.WeakSet["Engine"] = weakref.WeakSet()
+
+
+def land_everywhere() -> None:
+    """Land all that is under way in this process, before it takes part in nothing more.
+
+    Not a collective: the other ranks have launched it too, or are about to.
+    """
+    for engine in list(_living):
+        engine.land()
 
 
 class Engine:
@@ -39,7 +51,7 @@ class Engine:
         config: τ, α, β and the rest.
         transport: how to send, and to whom.
         schedule: the counters.
-        rates: γ so far of each parameter group.
+        rates: γ so far of each parameter group, of each fragment.
         stats: of the syncs so far.
         hooks: called with the record of each sync, by any key.
         name: of its collectives, in use for nothing else, once the ranks have agreed.
@@ -48,7 +60,12 @@ class Engine:
     """
 
     def __init__(
-        self, config: SlowMoConfig, transport: Transport, inner: Inner, groups: int
+        self,
+        config: SlowMoConfig,
+        transport: Transport,
+        inner: Inner,
+        groups: int,
+        counted: Callable[[], None] | None = None,
     ) -> None:
         """Begin before the first step.
 
@@ -57,17 +74,23 @@ class Engine:
             transport: the adapter's.
             inner: likewise.
             groups: the number of parameter groups.
+            counted: called, if given, where counters have changed otherwise than by `count`.
         """
         self.config = config
         self.transport = transport
         self.inner = inner
+        self._on_counted = counted
+        self._flights: dict[int, Flight] = {}
         self.begin_afresh(groups)
         self._begin_unshared()
 
     def begin_afresh(self, groups: int) -> None:
         """No step taken: u_0 = 0, and no anchor until the first step begins."""
-        self.schedule = Schedule(self.config.sync_period, self.config.warmup_steps)
-        self.rates = [MeanLearningRate() for _ in range(groups)]
+        self._abandon()
+        self.schedule = Schedule(self.config)
+        self.rates = [
+            [MeanLearningRate() for _ in range(groups)] for _ in range(self.config.fragments)
+        ]
         self.slow: Slow | None = None
         self._torn = ""
 
@@ -76,158 +99,146 @@ class Engine:
         self.name = ""
         self.stats = SyncStats()
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
+        self._flights = {}
+        _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
-        self.check_whole()
-        return {k: v for k, v in self.__dict__.items() if k not in ("name", "stats", "hooks")}
+        self.settle()
+        unshared = ("name", "stats", "hooks", "_flights")
+        return {k: v for k, v in self.__dict__.items() if k not in unshared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin_unshared()
 
+    # ---- whether it can go on ------------------------------------------------------------
+
     def check(self) -> None:
         """Raise RuntimeError where no step may begin, before anything is done in vain."""
+        self._check_whole()
         self.transport.critical.check(self)
-        self.check_whole()
 
-    def check_whole(self) -> None:
-        """Raise RuntimeError if the model is in part old and in part new."""
+    def settle(self) -> None:
+        """Wait until nothing is on the wire, so that the state is that of a step; land nothing.
+
+        Not a collective: the other ranks have launched what is under way too, or are about to.
+
+        Raises:
+            RuntimeError: the model is in part old and in part new.
+            Exception: what went wrong in an average that has not landed yet.
+        """
+        for flight in self._flights.values():
+            flight.wait()
+        self._check_whole()
+        for flight in self._flights.values():
+            flight.result()
+
+    def _check_whole(self) -> None:
+        if self._torn:
+            for fragment in list(self._flights):  # the first time, what tore it
+                self._flights.pop(fragment).result()
         self.transport.critical.check_whole(self)
         if self._torn:
             raise RuntimeError(self._torn)
 
     def mend(self) -> None:
         """The model is whole again: all of it has been loaded, restored or broadcast."""
+        self._abandon()
         self._torn = ""
 
-    def count(self, rates: Iterable[Any]) -> Sync | None:
-        """Count one attempted step, taken at these learning rates; return the sync now due."""
-        for mean, rate in zip(self.rates, rates, strict=True):
-            mean.add(rate)
-        return self.schedule.tick()
+    def _abandon(self) -> None:
+        """What is under way is of a state that is given up."""
+        for flight in self._flights.values():
+            flight.wait()
+        self._flights = {}
 
-    def sync(self, kind: Sync, then: Callable[[], None] = lambda: None) -> None:
-        """Synchronise, and then call the hooks. A collective.
+    @contextlib.contextmanager
+    def together(
+        self,
+        where: str,
+        doing: str = "",
+        *,
+        unnamed: bool = False,
+        warn_after: float | None = None,
+        size: int = 0,
+    ) -> Iterator[None]:
+        """Around collectives in which training stands still, and what is done with their sums.
 
         Args:
-            kind: why.
-            then: called once the counters have moved on, before the hooks.
+            where: "the first step", for messages.
+            doing: "in the first step", likewise; if another than that.
+            unnamed: as in `CriticalSections.entered`.
+            warn_after: as in `StallWatch.begin`.
+            size: likewise.
+        """
+        for flight in self._flights.values():
+            flight.wait()  # it would share wires and names with these
+        with (
+            self.transport.critical.entered(self, where, unnamed=unnamed),
+            self.transport.stall_watch.waiting(
+                self, doing or f"in {where}", warn_after=warn_after, size=size
+            ),
+        ):
+            yield
+
+    # ---- steps and syncs -----------------------------------------------------------------
+
+    def count(self, rates: Iterable[Any]) -> bool:
+        """Count one attempted step, taken at these learning rates; return whether to `act`."""
+        rates = list(rates)
+        for means in self.rates:
+            for mean, rate in zip(means, rates, strict=True):
+                mean.add(rate)
+        return self.schedule.tick() is not None
+
+    def act(self) -> None:
+        """Land, launch and synchronise what the counters say. A collective.
 
         Raises:
             RuntimeError: the ranks are in different syncs, or in parts of different ones.
             FloatingPointError: weights are not finite, as `call_roll` has it. Either is the same
                 on every rank, and nothing has changed.
         """
-        where = f"the sync after step {self.schedule.step}"
-        with self.transport.critical.entered(self, where):
-            record = self._sync(kind, where)
-            then()
-        if record.excluded:
-            warn([exclusion(record.excluded, record.step)])
-        for hook in list(self.hooks.values()):  # a hook may remove itself
-            hook(record)
+        due = self.schedule.due()
+        self._land(due.landing)
+        if due.kind is Sync.WINDOW and self.config.overlap_steps:
+            for fragment in due.ending:
+                self._launch(fragment)
+        elif due.ending:
+            self._sync(due.kind, due.ending)
 
-    def _sync(self, kind: Sync, where: str) -> SyncRecord:
-        begin, sent = time.perf_counter(), self.transport.sent
-        slow, inner, schedule = self.slow, self.inner, self.schedule
-        assert slow is not None  # the ranks have agreed
-        with self.transport.stall_watch.waiting(self, f"in {where}", size=slow.nbytes):
-            gammas = [rate.mean for rate in self.rates]
-            with self.transport.critical.alike():  # such as of an optimizer's own second_copies
-                sound = self._sound(slow, gammas) and inner.finite()
-                news = sound and inner.has_news()
-            roll, gammas, news = self._header(self.name, sound=sound, gammas=gammas, news=news)
-            steps = [
-                PLAIN_AVERAGE if kind is Sync.WARMUP else outer_step(self.config, gamma)
-                for gamma in gammas
-            ]
-            crossing = inner.cross(slow, sound=sound, opens_window=not schedule.warming_up)
-            if crossing.changed:
-                self._torn = _torn(where)
-            squares, figures = _Squares(), []
+    @property
+    def parted(self) -> bool:
+        """Whether workers may have parted, or are about to land: whether a `flush` does anything.
 
-            def loads() -> Iterator[Load]:
-                yield from self._displacements(slow, roll, steps, squares, where, sound=sound)
-                # All are packed; the last ones are still to land.
-                name = f"{self.name}.figures"
-                figures.append(self.transport.start_numbers([float(squares.own)], name))
-                yield from crossing.loads(roll, f"{self.name}.inner", news=news)
-
-            send(loads(), self.transport, self.name)
-            (total,) = self.transport.finish_numbers(figures[0])
-            crossing.end()
-            self._torn = ""
-        norm = float(squares.of_the_sum) ** 0.5 / roll.contributors
-        record = SyncRecord(
-            kind=kind,
-            step=schedule.step,
-            window=schedule.window,
-            workers=roll.contributors,
-            learning_rates=tuple(gammas),
-            bytes=self.transport.sent - sent,
-            seconds=time.perf_counter() - begin,
-            displacement_norm=norm,
-            drift=max(total / roll.contributors - norm**2, 0.0) ** 0.5,
-            excluded=roll.excluded,
-        )
-        schedule.end(kind)
-        for rate in self.rates:
-            rate.clear()
-        self.stats = self.stats.add(record)
-        return record
-
-    def take_mean(self, slow: Slow, name: str) -> RollCall:
-        """Give some parameters their plain mean over the workers. A collective.
-
-        Args:
-            slow: has them and their anchors.
-            name: the collectives' name, in use for nothing else.
-
-        Raises:
-            FloatingPointError: as in a sync, on every rank alike; nothing has changed.
+        By counters, which are equal on every rank.
         """
-        with self.transport.critical.alike():
-            sound = self._sound(slow, []) and self.inner.finite()
-        roll, _, _ = self._header(name, sound=sound, gammas=[], news=False)
-        where = f"the mean of what was frozen after step {self.schedule.step}"
-        crossing = self.inner.stop(slow, sound=sound)
-        if crossing.changed:
-            self._torn = _torn(where)
-        steps, squares = [PLAIN_AVERAGE] * len(self.rates), _Squares()
+        return any(self.schedule.landings) or bool(self._open())
 
-        def loads() -> Iterator[Load]:
-            yield from self._displacements(slow, roll, steps, squares, where, sound=sound)
-            yield from crossing.loads(roll, f"{name}.inner", news=False)
+    def _open(self) -> list[int]:
+        """The fragments in whose windows steps have been taken."""
+        if self.schedule.is_warmup(self.schedule.step):
+            return []
+        return [
+            fragment
+            for fragment, means in enumerate(self.rates)
+            if any(mean.steps for mean in means)
+        ]
 
-        send(loads(), self.transport, name)
-        crossing.end()
-        self._torn = ""
-        return roll
+    def flush(self) -> None:
+        """Land what is under way, and end the windows in which steps have been taken.
 
-    def _sound(self, slow: Slow, gammas: Sequence[float]) -> bool:
-        def memory(bucket: Bucket) -> Any:
-            return self.transport.memory(bucket.room, bucket.size, 0)
+        A collective. Raises as `act`.
+        """
+        self.land()
+        fragments = self._open()
+        if fragments:
+            self._sync(Sync.FLUSH, fragments)
 
-        return is_sound(slow.squared_norm(memory), gammas)
-
-    def _displacements(
-        self,
-        slow: Slow,
-        roll: RollCall,
-        steps: Sequence[OuterStep],
-        squares: "_Squares",
-        where: str,
-        *,
-        sound: bool,
-    ) -> Iterator[Load]:
-        def tear() -> None:
-            self._torn = _torn(where)
-
-        for bucket in slow.buckets:
-            yield _Displacement(
-                slow, bucket, roll.contributors, steps, squares, sound=sound, tear=tear
-            )
+    def land(self) -> None:
+        """Land what is under way, early. Not a collective, as `settle`."""
+        self._land([f for f, landing in enumerate(self.schedule.landings) if landing])
 
     def meet(self) -> None:
         """Learn whether all ranks are about to change what they train. A collective.
@@ -238,78 +249,190 @@ class Engine:
         Raises:
             RuntimeError: some ranks go on as before.
         """
-        figures = [0.0] * (1 + len(self.rates))
-        self._call_roll(mark_of_change(self.schedule.step), figures, self.name)
+        figures = [0.0] * (1 + len(self.rates[0]))
+        own = mark_of_change(self.schedule.step)
+        meet(self.transport, own, figures, self.name, self.config.on_nonfinite)
 
-    def _header(
-        self, name: str, *, sound: bool, gammas: Sequence[float], news: bool
-    ) -> tuple[RollCall, list[float], bool]:
-        """Who is in this sync, γ of each group over the workers, and whether there is news."""
-        figures = [float(news), *gammas] if sound else [0.0] * (1 + len(gammas))
-        roll, (some, *rates) = self._call_roll(mark(self.schedule.step, sound=sound), figures, name)
-        return roll, [rate / roll.contributors for rate in rates], some > 0
+    def take_mean(self, slow: Slow, name: str) -> RollCall:
+        """Give some parameters their plain mean over the workers. A collective.
 
-    def _call_roll(
-        self, own: float, figures: Sequence[float], name: str
-    ) -> tuple[RollCall, list[float]]:
-        """Who is here, and the sums of these figures. A collective."""
-        transport, workers = self.transport, self.transport.workers
-        marks = [0.0] * workers
-        marks[transport.place] = own
-        sums = transport.sum_numbers([*marks, *figures], f"{name}.header")
-        with transport.critical.alike():
-            roll = call_roll(sums[:workers], transport.ranks, self.config.on_nonfinite)
-        return roll, sums[workers:]
+        Args:
+            slow: has them and their anchors, in one fragment.
+            name: the collectives' name, in use for nothing else.
 
+        Raises:
+            FloatingPointError: as in a sync, on every rank alike; nothing has changed.
+        """
+        where = f"the mean of what was frozen after step {self.schedule.step}"
+        gammas = {0: [0.0] * len(self.rates[0])}
+        sound = self._sound(slow, gammas)
+        cross = partial(self.inner.stop, slow, sound=sound)
+        average = self._average(slow, cross, gammas, name, sound=sound, outer=_plain)
+        self._carry_out(average, where)
+        return average.roll
 
-class _Squares:
-    """Squared norms so far: of this worker's displacement, and of the workers' sum."""
+    # ---- one sync ------------------------------------------------------------------------
 
-    own: Any = 0.0
-    of_the_sum: Any = 0.0
+    def _sync(self, kind: Sync, fragments: Sequence[int]) -> None:
+        """Synchronise now, while training stands still."""
+        begin, where, slow = time.perf_counter(), self._where(), self._slow
+        with self.together(where, size=slow.nbytes(fragments)):
+            gammas = {f: [rate.mean for rate in self.rates[f]] for f in fragments}
+            sound = self._sound(slow, gammas)
+            opens_window = not self.schedule.warming_up
+            cross = partial(
+                self.inner.cross, slow, fragments, sound=sound, opens_window=opens_window
+            )
+            outer = _plain if kind is Sync.WARMUP else partial(outer_step, self.config)
+            average = self._average(slow, cross, gammas, self.name, sound=sound, outer=outer)
+            self._carry_out(average, where)
+            window = self.schedule.windows[fragments[0]]
+            self.schedule.end(kind, fragments)
+            self._begin_windows(fragments)
+            self._counted()
+        seconds = time.perf_counter() - begin
+        self._tell(average.record(kind, window, seconds=seconds, waiting=average.waited))
 
+    def _launch(self, fragment: int) -> None:
+        """Begin the average of a fragment whose window has ended; training goes on."""
+        begin, slow = time.perf_counter(), cast(Overlapping, self._slow)
+        where = self._where()
+        with self.transport.critical.entered(self, where):
+            gammas = {fragment: [rate.mean for rate in self.rates[fragment]]}
+            launched = slow.launch(fragment)
+            sound = self._sound(launched, gammas)
+            if not sound:
+                slow.return_to_anchor(fragment)
+            self.inner.cross(slow, [fragment], sound=sound, opens_window=True).end()
+            outer = partial(outer_step, self.config)
+            average = self._average(launched, _Crossed, gammas, self.name, sound=sound, outer=outer)
+            flight = Flight(average, self.schedule.windows[fragment], self.rates[fragment])
+            self.schedule.launch(fragment)
+            self._begin_windows([fragment])
+            self._counted()
+            size = self._slow.nbytes([fragment])
 
-class _Displacement:
-    """A bucket of displacements."""
+            def carry_out() -> None:
+                watch = self.transport.stall_watch
+                with (
+                    self.transport.critical.watched(self, where),
+                    watch.waiting(flight, f"in {where}", size=size),
+                ):
+                    self._carry_out(average, where)
 
-    exact = False
+            before = next(reversed(self._flights.values()), None)
+            flight.start(self.transport.in_background(carry_out), before)
+            self._flights[fragment] = flight
+            flight.seconds = time.perf_counter() - begin
 
-    def __init__(
+    def _land(self, fragments: Iterable[int]) -> None:
+        for fragment in fragments:
+            flight, begin = self._flights.get(fragment), time.perf_counter()
+            if flight is not None:
+                flight.wait()  # an interrupt here leaves it due
+                del self._flights[fragment]
+                self._check_launch(fragment, flight)
+            waited = time.perf_counter() - begin
+            with self.transport.critical.entered(self, f"the landing of {self._where()}"):
+                cast(Overlapping, self._slow).land(fragment)
+                self.schedule.land(fragment)
+                self._counted()
+            if flight is not None:  # not one that was loaded
+                self._tell(flight.record(waited, time.perf_counter() - begin))
+
+    def _check_launch(self, fragment: int, flight: Flight) -> None:
+        """Raise what went wrong after a launch. If nothing has changed, it is due again."""
+        try:
+            flight.result()
+        except Exception:
+            if not flight.average.changed:
+                cast(Overlapping, self._slow).drop(fragment)
+                self.schedule.reopen(fragment)
+                for mean, earlier in zip(self.rates[fragment], flight.rates, strict=True):
+                    mean.add(earlier.total, earlier.steps)
+                self._counted()
+            raise
+
+    def _average(
         self,
         slow: Slow,
-        bucket: Bucket,
-        workers: int,
-        steps: Sequence[OuterStep],
-        squares: _Squares,
+        cross: Callable[[], Crossing],
+        gammas: dict[int, list[float]],
+        name: str,
         *,
         sound: bool,
-        tear: Callable[[], None],
-    ) -> None:
-        self.room = bucket.room
-        self.size = bucket.size
-        self._slow = slow
-        self._bucket = bucket
-        self._workers = workers
-        self._steps = steps
-        self._squares = squares
-        self._sound = sound
-        self._tear = tear
-
-    def pack(self, wire: Any) -> None:
-        if self._sound:
-            self._squares.own += self._slow.displacement(self._bucket, wire)
-        else:
-            self._slow.nothing(wire)
-
-    def land(self, total: Any) -> None:
-        self._tear()
-        self._squares.of_the_sum += self._slow.outer_step(
-            self._bucket, total, self._workers, self._steps
+        outer: Callable[[float], OuterStep],
+    ) -> Average:
+        return Average(
+            self.transport,
+            name,
+            slow,
+            cross,
+            gammas,
+            step=self.schedule.step,
+            sound=sound,
+            news=sound and self.inner.has_news(),
+            outer=outer,
+            on_nonfinite=self.config.on_nonfinite,
         )
 
+    def _carry_out(self, average: Average, where: str) -> None:
+        try:
+            average.carry_out()
+        except BaseException:
+            if average.changed:
+                self._torn = (
+                    f"{where} failed when a part of the model had been synchronised: load a "
+                    "checkpoint, or restore the last commit of elastic training, on every rank"
+                )
+            raise
 
-def _torn(where: str) -> str:
-    return (
-        f"{where} failed when a part of the model had been synchronised: load a checkpoint, or "
-        "restore the last commit of elastic training, on every rank"
-    )
+    def _sound(self, slow: Slow, gammas: dict[int, list[float]]) -> bool:
+        """Whether this worker may contribute."""
+
+        def memory(bucket: Bucket) -> Any:
+            return self.transport.memory(bucket.room, bucket.size, 0)
+
+        buckets = [bucket for fragment in gammas for bucket in slow.buckets_of(fragment)]
+        rates = [gamma for of_fragment in gammas.values() for gamma in of_fragment]
+        with self.transport.critical.alike():  # such as of an optimizer's own second_copies
+            return is_sound(slow.squared_norm(buckets, memory), rates) and self.inner.finite()
+
+    def _begin_windows(self, fragments: Collection[int]) -> None:
+        for fragment in fragments:
+            self.rates[fragment] = [MeanLearningRate() for _ in self.rates[fragment]]
+
+    def _counted(self) -> None:
+        if self._on_counted is not None:
+            self._on_counted()
+
+    def _tell(self, record: SyncRecord) -> None:
+        self.stats = self.stats.add(record)
+        if record.excluded:
+            warn([exclusion(record.excluded, record.step)])
+        for hook in list(self.hooks.values()):  # a hook may remove itself
+            hook(record)
+
+    @property
+    def _slow(self) -> Slow:
+        assert self.slow is not None  # the ranks have agreed
+        return self.slow
+
+    def _where(self) -> str:
+        return f"the sync after step {self.schedule.step}"
+
+
+class _Crossed:
+    """The inner optimizer has gone through already, at the launch, and sends nothing."""
+
+    changed = False
+
+    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Any]:
+        return iter(())
+
+    def end(self) -> None:
+        pass
+
+
+def _plain(gamma: float) -> OuterStep:
+    return PLAIN_AVERAGE

@@ -77,7 +77,7 @@ def take_anchor(slow: Anchors, transport: Transport, name: str, *, mine: bool) -
         How far this rank's anchors were from the root's, for each bucket.
     """
     gaps: list[float] = []
-    loads = [_Anchor(slow, bucket, gaps, mine=mine) for bucket in slow.buckets]
+    loads = [_Anchor(slow, i, bucket, gaps, mine=mine) for i, bucket in enumerate(slow.buckets)]
     send(loads, transport, name)
     return gaps
 
@@ -87,7 +87,10 @@ class _Anchor:
 
     exact = True
 
-    def __init__(self, slow: Anchors, bucket: Bucket, gaps: list[float], *, mine: bool) -> None:
+    def __init__(
+        self, slow: Anchors, index: int, bucket: Bucket, gaps: list[float], *, mine: bool
+    ) -> None:
+        self.name = f"bucket{index}"
         self.room, self.size = bucket.room, bucket.size
         self._slow, self._bucket, self._gaps, self._mine = slow, bucket, gaps, mine
 

@@ -10,11 +10,13 @@ class Load(Protocol):
     """What one bucket brings, and what becomes of the sum.
 
     Attributes:
+        name: of its own among the loads, the same on every rank.
         room: where it may have memory in common with others: a device and a dtype.
         size: elements.
         exact: whether it must not be compressed.
     """
 
+    name: str
     room: Any
     size: int
     exact: bool
@@ -36,13 +38,13 @@ def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
     Args:
         loads: the same on every rank, in the same order.
         transport: how to send.
-        name: the collectives' name, in use for nothing else; a number for each follows.
+        name: the collectives' name, in use for nothing else; each load's own follows.
     """
     flying: tuple[Load, Sealed] | None = None
     for index, load in enumerate(loads):
         wire = transport.memory(load.room, load.size, index % 2)
         load.pack(wire)
-        sealed = transport.seal(wire, f"{name}.{index}", exact=load.exact)
+        sealed = transport.seal(wire, f"{name}.{load.name}", exact=load.exact)
         if flying is None:
             transport.start(sealed)
         else:

@@ -94,7 +94,7 @@ def plan(
     leaves: Mapping[int, Leaf],
     trained: Collection[int],
     capacity: Mapping[Any, int],
-    fragments: int = 1,
+    parts: Sequence[Sequence[int]] | None = None,
 ) -> Plan:
     """Lay parameters out, and cut those that are trained into buckets.
 
@@ -102,11 +102,10 @@ def plan(
         leaves: the parameters by position.
         trained: the positions of those that travel; the others only have their place.
         capacity: elements of a bucket at the most, for each room; at least 1.
-        fragments: F, how many parts travel at different times, at least 1.
+        parts: the positions of each fragment, which travel at different times; all in one if None.
+            One that is not among ``leaves`` is left out.
     """
-    positions = list(leaves)
-    shared = share_out([leaf.size for leaf in leaves.values()], fragments)
-    parts = [[positions[index] for index in part] for part in shared]
+    parts = [[p for p in part if p in leaves] for part in (parts or [list(leaves)])]
     places: dict[int, int] = {}
     sizes: dict[Any, int] = {}
     for position in (position for part in parts for position in part):

@@ -1,6 +1,6 @@
 """What the engine asks of an adapter beside its transport: arithmetic, and nothing of the order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from slowmo_hvd.core.outer import OuterStep
@@ -12,18 +12,17 @@ from slowmo_hvd.core.roll_call import RollCall
 class Slow(Protocol):
     """Anchor and slow momentum of the parameters, and an adapter's arithmetic on one bucket."""
 
-    @property
-    def buckets(self) -> Sequence[Bucket]:
-        """All that is synchronised, the same on every rank."""
+    def buckets_of(self, fragment: int) -> Sequence[Bucket]:
+        """All that is synchronised of a fragment, the same on every rank."""
 
-    @property
-    def nbytes(self) -> int:
-        """What the displacements have on the wire."""
+    def nbytes(self, fragments: Iterable[int]) -> int:
+        """What the displacements of these have on the wire."""
 
-    def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
-        """‖x^i‖²; not finite if any parameter is not.
+    def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
+        """‖x^i‖² in these buckets; not finite if any parameter is not.
 
         Args:
+            buckets: some of its own.
             memory: gives some of a bucket's size, to work in.
         """
 
@@ -35,11 +34,31 @@ class Slow(Protocol):
     ) -> Any:
         """Take the outer step from a sum over so many workers; return the sum's squared norm.
 
-        There x^i begins a window.
+        There x^i begins a window, unless it was launched.
         """
 
     def nothing(self, out: Any) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
+
+
+class Overlapping(Slow, Protocol):
+    """The same where local steps go on while an average is under way."""
+
+    def launch(self, fragment: int) -> Slow:
+        """Remember where x^i is; return what has the displacements from there.
+
+        The outer steps of what it returns move anchor and momentum alone. It may be used in
+        another thread.
+        """
+
+    def return_to_anchor(self, fragment: int) -> None:
+        """Put x^i back to x_{t,0}."""
+
+    def land(self, fragment: int) -> None:
+        """x^i ← x_{t+1,0} + (x^i - x^i at the launch), which is forgotten."""
+
+    def drop(self, fragment: int) -> None:
+        """Forget the launch, which has failed."""
 
 
 class Inner(Protocol):
@@ -51,11 +70,14 @@ class Inner(Protocol):
     def has_news(self) -> bool:
         """Whether this worker has something to send that the ranks have not agreed on."""
 
-    def cross(self, slow: Any, *, sound: bool, opens_window: bool) -> "Crossing":
+    def cross(
+        self, slow: Any, fragments: Collection[int], *, sound: bool, opens_window: bool
+    ) -> "Crossing":
         """Come to a sync, just before the first bucket is packed.
 
         Args:
             slow: what is synchronised, an adapter's `Slow`.
+            fragments: which fragments of it are.
             sound: whether this worker contributes.
             opens_window: whether a window begins after it, not a step of the warm-up.
         """

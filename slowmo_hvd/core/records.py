@@ -12,17 +12,22 @@ class SyncRecord:
     Attributes:
         kind: why it happened.
         step: local steps attempted when it happened, counted from 1.
-        window: t, the window that it ended (the window to come, while warming up).
+        window: t, the window that it ended (the window to come, while warming up), of the first
+            of its fragments.
         workers: how many workers contributed to the average.
-        learning_rates: γ of each parameter group, the window's mean over steps and workers.
+        learning_rates: γ of each parameter group, the window's mean over steps and workers; of
+            several fragments, those of each in turn.
         bytes: payload that this worker handed to allreduce, in bytes. A ring allreduce puts
             about 2 (m - 1) / m times as much on this worker's link.
-        seconds: wall time of the sync, the wait for slower workers included.
+        seconds: wall time for which training stood still.
+        waiting: of these, the seconds that went by in waiting for slower workers and the wire.
+        hidden: seconds for which it was under way while training went on, with an overlap.
         displacement_norm: Euclidean norm of d̄, the averaged displacement, over all parameters.
         drift: how far the workers had drifted apart: the root mean square over workers of the
             Euclidean distance of x^i_{t,τ} from their mean. It is the difference of two sums of
             squares: below some 3e-4 of the norm it says "none".
         excluded: the ranks that were left out of the average, their weights not being finite.
+        fragments: which parts of the model were synchronised, from 0.
     """
 
     kind: Sync
@@ -35,6 +40,9 @@ class SyncRecord:
     displacement_norm: float
     drift: float
     excluded: tuple[int, ...] = ()
+    fragments: tuple[int, ...] = (0,)
+    waiting: float = 0.0
+    hidden: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +52,9 @@ class SyncStats:
     Attributes:
         syncs: how many there were.
         bytes: payload that this worker handed to allreduce, in bytes.
-        seconds: wall time spent in them.
+        seconds: wall time for which training stood still.
+        waiting: of these, the seconds that went by in waiting.
+        hidden: seconds for which they were under way while training went on.
         last: the latest one, or None before the first.
     """
 
@@ -52,6 +62,8 @@ class SyncStats:
     bytes: int = 0
     seconds: float = 0.0
     last: SyncRecord | None = None
+    waiting: float = 0.0
+    hidden: float = 0.0
 
     def add(self, record: SyncRecord) -> "SyncStats":
         """These figures with ``record`` counted in."""
@@ -60,4 +72,6 @@ class SyncStats:
             bytes=self.bytes + record.bytes,
             seconds=self.seconds + record.seconds,
             last=record,
+            waiting=self.waiting + record.waiting,
+            hidden=self.hidden + record.hidden,
         )

@@ -18,6 +18,7 @@ A parameter group is one array here. No array is changed in place.
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
@@ -125,14 +126,14 @@ class State:
 
     Attributes:
         step: local steps taken.
-        window: t, outer steps taken.
+        windows: t of each fragment, outer steps taken.
         x: ``x[i][g]`` is x^i, group g of worker i.
         anchor: ``anchor[g]`` is x_{t,0}.
         momentum: ``momentum[g]`` is u_t.
     """
 
     step: int
-    window: int
+    windows: list[int]
     x: list[list[Array]]
     anchor: list[Array]
     momentum: list[Array]
@@ -148,8 +149,14 @@ def slowmo(
     *,
     steps: int,
     flush_after: Collection[int] = (),
+    fragment_of: Sequence[int] | None = None,
 ) -> Iterator[State]:
     """Run Algorithm 1 and yield the state after every local step.
+
+    With an overlap of d steps the outer step is taken where the window ends, and each worker goes
+    on from where it is; d steps later it moves by as much as the outer step would have moved it
+    then, x^i ← x_{t+1,0} + (x^i - x^i_{t,τ}). The next window begins where this one ends, and what
+    has been stepped since counts for it.
 
     Args:
         x0: x_{0,0}, one array for each parameter group.
@@ -160,51 +167,90 @@ def slowmo(
         workers: m.
         steps: local steps that each worker takes.
         flush_after: numbers of local steps, counted from 1, after which the window ends early.
+        fragment_of: the fragment in which each group is; all in the first if None. The windows of
+            fragment f of F end (f + 1) τ / F steps, rounded down, after the warm-up or the last
+            flush, and then every τ steps.
     """
-    groups, ranks = range(len(x0)), range(workers)
+    groups, ranks, fragments = range(len(x0)), range(workers), range(config.fragments)
+    inside = [
+        [j for j in groups if (fragment_of or [0] * len(x0))[j] == fragment]
+        for fragment in fragments
+    ]
+    tau, d = config.sync_period, config.overlap_steps
     anchor = [np.array(value, dtype=np.float64) for value in x0]  # the same on every worker
     u = [np.zeros_like(value) for value in anchor]  # u_0 = 0
     x = [list(anchor) for _ in ranks]
+    ended_at = [list(anchor) for _ in ranks]  # x^i_{t,τ} of the windows that ended last
     bases = [[copy.deepcopy(base) for _ in groups] for _ in ranks]
     strategy = base.auto if config.buffers == "auto" else config.buffers
-    window = 0
-    rates: list[Sequence[float]] = []  # the window's learning rates so far
+    first_left = [(fragment + 1) * tau // len(fragments) for fragment in fragments]
+    left = list(first_left)  # steps until each fragment's window ends
+    windows, lands = [0] * len(fragments), [0] * len(fragments)
+    rates: list[list[Sequence[float]]] = [[] for _ in fragments]  # each window's so far
 
-    for step in range(steps):
-        rates.append(lr(step))
+    def average(fragment: int, now: int) -> None:
+        for j in inside[fragment]:
+            x_bar = mean([x[i][j] for i in ranks])  # line 6, x_{t,τ}: the one ALLREDUCE
+            if now <= config.warmup_steps:
+                # Post-local SGD: T. Lin, S. U. Stich, K. K. Patel, M. Jaggi, "Don't Use Large
+                # Mini-Batches, Use Local SGD", ICLR 2020, arXiv 1808.07217, section 3: up to a
+                # given step the workers average after every step. No window is open, u stays.
+                anchor[j] = x_bar
+            else:
+                gamma = sum(rate[j] for rate in rates[fragment]) / len(rates[fragment])
+                anchor[j], u[j] = outer_step(anchor[j], x_bar, u[j], gamma, config)
+            for i in ranks:
+                ended_at[i][j] = x[i][j]
+            # Line 2. A reset is for the window that begins, and none does between the warm-up's
+            # steps; an average is for every sync.
+            if strategy == "reset" and now >= config.warmup_steps:
+                for i in ranks:
+                    bases[i][j].reset()
+            if strategy == "average":
+                average_buffers([bases[i][j] for i in ranks])
+        rates[fragment] = []
+        if now > config.warmup_steps:
+            windows[fragment] += 1
+
+    def land(fragment: int) -> None:
+        for i, j in itertools.product(ranks, inside[fragment]):
+            x[i][j] = anchor[j] + (x[i][j] - ended_at[i][j])
+        lands[fragment] = 0
+
+    for now in range(1, steps + 1):
+        lrs = lr(now - 1)
+        for of_fragment in rates:
+            of_fragment.append(lrs)
         for i in ranks:  # line 4, on every worker at once
-            g = gradient(i, step, x[i])
+            g = gradient(i, now - 1, x[i])
             x[i] = [
-                bases[i][j].step(x[i][j], np.asarray(g[j], dtype=np.float64), rates[-1][j])
+                bases[i][j].step(x[i][j], np.asarray(g[j], dtype=np.float64), lrs[j])
                 for j in groups
             ]
 
-        warming_up = step < config.warmup_steps
-        due = warming_up or len(rates) >= config.sync_period or step + 1 in flush_after
-        if warming_up:
-            # Post-local SGD: T. Lin, S. U. Stich, K. K. Patel, M. Jaggi, "Don't Use Large
-            # Mini-Batches, Use Local SGD", ICLR 2020, arXiv 1808.07217, section 3: up to a given
-            # step the workers average after every step. No window is open and u stays.
-            anchor = [mean([x[i][j] for i in ranks]) for j in groups]
-        elif due:
-            for j in groups:
-                x_bar = mean([x[i][j] for i in ranks])  # line 6, x_{t,τ}: the one ALLREDUCE
-                gamma = sum(rate[j] for rate in rates) / len(rates)
-                anchor[j], u[j] = outer_step(anchor[j], x_bar, u[j], gamma, config)
-            window += 1
-        if due:
-            x = [list(anchor) for _ in ranks]
-            rates = []
-            # Line 2. A reset is for the window that begins, and none does between the warm-up's
-            # steps; an average is for every sync.
-            if strategy == "reset" and step + 1 >= config.warmup_steps:
-                for of_groups in bases:
-                    for one in of_groups:
-                        one.reset()
-            if strategy == "average":
-                for j in groups:
-                    average_buffers([bases[i][j] for i in ranks])
-        yield copy.deepcopy(State(step + 1, window, x, anchor, u))
+        warming_up = now <= config.warmup_steps
+        left = left if warming_up else [steps_left - 1 for steps_left in left]
+        for fragment in fragments:
+            if lands[fragment] == now:
+                land(fragment)
+        for fragment in fragments:
+            if warming_up or left[fragment] == 0:
+                average(fragment, now)
+                left[fragment] = left[fragment] or tau
+                lands[fragment] = now + d
+                if warming_up or d == 0:
+                    land(fragment)
+        if now in flush_after and not warming_up:
+            for fragment in fragments:
+                if lands[fragment]:
+                    land(fragment)
+            if any(rates):
+                for fragment in fragments:
+                    if rates[fragment]:
+                        average(fragment, now)
+                        land(fragment)
+                left = list(first_left)
+        yield copy.deepcopy(State(now, windows, x, anchor, u))
 
 
 def outer_step(

@@ -1,4 +1,7 @@
-"""When to synchronise: after steps τ, 2τ, 3τ, exactly, and after every step of the warm-up.
+"""When to synchronise what: after steps τ, 2τ, 3τ, exactly, and after every step of the warm-up.
+
+With fragments each of them has windows of its own, of τ steps too, which begin at different steps.
+With an overlap a window's average is launched where the window ends, and lands some steps later.
 
 Everything here is a counter that every rank advances alike, so that every rank answers alike:
 this is what lets a rank enter a collective without asking the others first.
@@ -6,7 +9,10 @@ this is what lets a rank enter a collective without asking the others first.
 
 import dataclasses
 import enum
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from slowmo_hvd.core.config import SlowMoConfig
 
 
 class Sync(enum.Enum):
@@ -17,53 +23,112 @@ class Sync(enum.Enum):
     FLUSH = "flush"  #: before τ local steps, at the user's word; otherwise like WINDOW
 
 
-@dataclasses.dataclass
+class Due(NamedTuple):
+    """What follows a step.
+
+    Attributes:
+        kind: why to synchronise.
+        ending: the fragments whose windows end: to be launched, or synchronised at once.
+        landing: those whose averages land.
+    """
+
+    kind: Sync
+    ending: tuple[int, ...]
+    landing: tuple[int, ...]
+
+
 class Schedule:
     """The τ-period schedule of Algorithm 1, preceded by a warm-up.
 
     Attributes:
-        sync_period: τ.
-        warmup_steps: the number of first steps that are each followed by a sync.
         step: local steps attempted so far, those of the warm-up included.
-        window: t, the outer step under way.
-        position: k, the local steps attempted in this window, 0 <= k <= τ.
+        windows: t of each fragment, the outer step under way.
+        positions: k of each fragment, the local steps attempted in its window, 0 <= k <= τ. In the
+            first one it begins higher, so that the fragments' windows end one after the other.
+        landings: the step after which each fragment's average lands; 0 where none is under way.
     """
 
-    sync_period: int
-    warmup_steps: int = 0
-    step: int = 0
-    window: int = 0
-    position: int = 0
+    def __init__(self, config: SlowMoConfig) -> None:
+        self._period = config.sync_period
+        self._warmup_steps = config.warmup_steps
+        self._overlap = config.overlap_steps
+        self.step = 0
+        self.windows = [0] * config.fragments
+        self.positions = [self.first_position(f) for f in range(config.fragments)]
+        self.landings = [0] * config.fragments
 
-    def tick(self) -> Sync | None:
-        """Count one local step; return the sync that is now due, if one is."""
+    @property
+    def fragments(self) -> range:
+        """All of them."""
+        return range(len(self.windows))
+
+    def first_position(self, fragment: int) -> int:
+        """Where its first window begins: number f of F ends that after (f + 1) τ / F steps."""
+        return self._period - (fragment + 1) * self._period // len(self.windows)
+
+    def tick(self) -> Due | None:
+        """Count one local step; return what is now due, if something is."""
         self.step += 1
-        if self.is_warmup(self.step):
-            return Sync.WARMUP
-        self.position += 1
-        return Sync.WINDOW if self.is_due(self.step, self.position) else None
+        if not self.is_warmup(self.step):
+            self.positions = [position + 1 for position in self.positions]
+        due = self.due()
+        return due if due.ending or due.landing else None
 
-    # The next two take tensors as well as ints: a graph keeps its counters in variables.
+    def due(self) -> Due:
+        """What follows the step that was counted last."""
+        pairs = zip(self.positions, self.landings, strict=True)
+        counters = [(f, position, landing) for f, (position, landing) in enumerate(pairs)]
+        kind = Sync.WARMUP if self.is_warmup(self.step) else Sync.WINDOW
+        return Due(
+            kind,
+            tuple(f for f, position, _ in counters if self.ends(self.step, position)),
+            tuple(f for f, _, landing in counters if self.lands(self.step, landing)),
+        )
+
+    # The next three take tensors as well as ints: a graph keeps its counters in variables.
 
     def is_warmup(self, step: Any) -> Any:
         """Whether the ``step``-th step, counted from 1, belongs to the warm-up."""
-        return step <= self.warmup_steps
+        return step <= self._warmup_steps
 
-    def is_due(self, step: Any, position: Any) -> Any:
-        """Whether a sync follows the ``step``-th step, the ``position``-th of its window."""
+    def ends(self, step: Any, position: Any) -> Any:
+        """Whether a window ends with the ``step``-th step, the ``position``-th in it."""
         # Not `==`: a sync that failed (a lost worker) is due again after the next step.
-        return self.is_warmup(step) | (position >= self.sync_period)
+        return self.is_warmup(step) | (position >= self._period)
+
+    def lands(self, step: Any, landing: Any) -> Any:
+        """Whether what is to land after the step ``landing`` does so after the ``step``-th."""
+        return (landing > 0) & (step >= landing)
 
     @property
     def warming_up(self) -> bool:
         """Whether the next step belongs to the warm-up, so that no window is open yet."""
-        return self.step < self.warmup_steps
+        return self.step < self._warmup_steps
 
-    def end(self, sync: Sync) -> None:
-        """Count what ``sync`` ended: a window, or nothing while warming up."""
-        if sync is not Sync.WARMUP:
-            self.window += 1
-            self.position = 0
+    def end(self, kind: Sync, fragments: Iterable[int]) -> None:
+        """Count what a sync of these fragments ended: their windows, or nothing in the warm-up."""
+        if kind is Sync.WARMUP:
+            return
+        for fragment in fragments:
+            self.windows[fragment] += 1
+            self.positions[fragment] = 0
+        if kind is Sync.FLUSH:
+            self.positions = [self.first_position(fragment) for fragment in self.fragments]
+
+    def launch(self, fragment: int) -> None:
+        """Count that its window has ended, and when its average lands."""
+        self.end(Sync.WINDOW, [fragment])
+        self.landings[fragment] = self.step + self._overlap
+
+    def reopen(self, fragment: int) -> None:
+        """Take `launch` back, since it failed: due again after the next step."""
+        self.windows[fragment] -= 1
+        self.positions[fragment] += self._period
+        self.landings[fragment] = 0
+
+    def land(self, fragment: int) -> None:
+        """Count that its average has landed."""
+        self.landings[fragment] = 0
 
 
 @dataclasses.dataclass
@@ -77,10 +142,10 @@ class MeanLearningRate:
     total: Any = 0.0
     steps: int = 0
 
-    def add(self, lr: Any) -> None:
-        """Count one step taken at learning rate ``lr``."""
+    def add(self, lr: Any, steps: int = 1) -> None:
+        """Count one step taken at learning rate ``lr``; or so many, at rates of this sum."""
         self.total = self.total + lr  # not +=: a tensor learning rate must stay the optimizer's
-        self.steps += 1
+        self.steps += steps
 
     @property
     def mean(self) -> float:

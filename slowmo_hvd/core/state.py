@@ -1,35 +1,55 @@
 """The slow state as it is saved: builtins and tensors only, checked wholly before it is used.
 
-    {"version": 2,
+    {"version": 3,
      "config":   {"sync_period": 12, ...},            SlowMoConfig.arithmetic()
-     "step":     int, "window": int, "position": int, the Schedule's counters
-     "lr_total": [float], "lr_steps": [int],          one MeanLearningRate per parameter group
+     "step":     int,                                 the Schedule's counters, of the steps and
+     "window":   [int], "position": [int],                of each fragment
+     "landing":  [int],
+     "lr_total": [[float]], "lr_steps": [[int]],      one MeanLearningRate per parameter group, of
+                                                      each fragment
      "frozen":   [int],                               positions of parameters not trained, so
                                                       without the next two; [] before a step
      "anchor":   {0: tensor, 1: ...},                 x_{t,0} by the parameter's position, or {}
      "momentum": {0: tensor, 1: ...},                 u_t likewise, or {} where β = 0
+     "launched": {0: tensor, 1: ...},                 x^i at the launch of what has not landed yet
      "inner":    {"optimizer": "Adam",                the inner optimizer's class
                   "params":    [[3, 4], ...],         the parameters' shapes
                   "layout":    "..."}}                the form of its state, `form_text`
 
-Version 1 had no "frozen", and an anchor for each parameter; `check_state` takes it too.
+Version 2 was of one fragment, with numbers in place of lists of one, and without "landing" and
+"launched"; version 1 was also without "frozen", and had an anchor for each parameter. `check_state`
+takes both, and `migrated` makes one of this version of them.
 
 The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
 tells it of their values.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.form import Describe, form_text, text_difference
+from slowmo_hvd.core.plan import share_out
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 
-STATE_VERSION = 2
-_COUNTERS = ("step", "window", "position")
-_KEYS_1 = {"version", "config", *_COUNTERS, "lr_total", "lr_steps", "anchor", "momentum", "inner"}
-_KEYS = {1: _KEYS_1, STATE_VERSION: _KEYS_1 | {"frozen"}}
+STATE_VERSION = 3
+_OF_FRAGMENTS = ("window", "position", "landing")
+_KEYS_1 = {
+    "version",
+    "config",
+    "step",
+    "window",
+    "position",
+    "lr_total",
+    "lr_steps",
+    "anchor",
+    "momentum",
+    "inner",
+}
+_KEYS_2 = _KEYS_1 | {"frozen"}
+_KEYS = {1: _KEYS_1, 2: _KEYS_2, STATE_VERSION: _KEYS_2 | {"landing", "launched"}}
+_CONFIG_BEFORE_3 = {"overlap_steps": 0, "fragments": 1}  # which had no such settings
 # The ranks compare their counters in float64, which holds every whole number below this.
 _COUNTS_END = 2**53
 
@@ -37,23 +57,44 @@ _COUNTS_END = 2**53
 def pack_state(
     config: SlowMoConfig,
     schedule: Schedule,
-    rates: Sequence[MeanLearningRate],
+    rates: Sequence[Sequence[MeanLearningRate]],
     anchor: Mapping[int, Any],
     momentum: Mapping[int, Any],
     inner: Mapping[str, Any],
     frozen: Sequence[int] = (),
+    launched: Mapping[int, Any] | None = None,
 ) -> dict[str, Any]:
     """The slow state of one optimizer, as described above."""
     return {
         "version": STATE_VERSION,
         "config": config.arithmetic(),
-        **{name: getattr(schedule, name) for name in _COUNTERS},
-        "lr_total": [float(rate.total) for rate in rates],
-        "lr_steps": [rate.steps for rate in rates],
+        "step": schedule.step,
+        "window": list(schedule.windows),
+        "position": list(schedule.positions),
+        "landing": list(schedule.landings),
+        "lr_total": [[float(rate.total) for rate in of_fragment] for of_fragment in rates],
+        "lr_steps": [[rate.steps for rate in of_fragment] for of_fragment in rates],
         "frozen": list(frozen),
         "anchor": dict(anchor),
         "momentum": dict(momentum),
+        "launched": dict(launched or {}),
         "inner": dict(inner),
+    }
+
+
+def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of an earlier version, with all its keys, as one of this version; no copy."""
+    if state["version"] == STATE_VERSION:
+        return dict(state)
+    config = state["config"]
+    return {
+        "frozen": [],
+        **state,
+        "version": STATE_VERSION,
+        "config": config | _CONFIG_BEFORE_3 if isinstance(config, dict) else config,
+        "landing": [0],
+        "launched": {},
+        **{name: [state[name]] for name in ("window", "position", "lr_total", "lr_steps")},
     }
 
 
@@ -78,7 +119,7 @@ def check_state(
     groups: int,
     shapes: Sequence[tuple[int, ...]],
     inner: Mapping[str, Any],
-    fault: Callable[[int, Any], str | None],
+    fault: Callable[[str, int, Any], str | None],
 ) -> None:
     """Raise ValueError, and say what is wrong, unless ``state`` can be loaded as a whole.
 
@@ -88,25 +129,22 @@ def check_state(
         groups: the number of its parameter groups.
         shapes: the shape of each of its parameters, in group order.
         inner: `pack_inner` of that optimizer and of the inner state that came with ``state``.
-        fault: what is wrong with the tensor saved for the parameter at a position, such as
-            "is not finite", or None.
+        fault: what is wrong with the tensor saved, under "anchor", "momentum" or "launched", for
+            the parameter at a position, such as "is not finite", or None.
     """
     _require(isinstance(state, Mapping), f"it is a {type(state).__name__}, not a dict")
     check_version(state.get("version"))
     keys = _KEYS[state["version"]]
     _require(set(state) == keys, f"its keys are {sorted(map(str, state))}, not {sorted(keys)}")
+    state = migrated(state)
     _check_config(state["config"], config)
-    for name in _COUNTERS:
-        _require(_is_count(state[name]), f"{name} is {state[name]!r}, not an int >= 0 and < 2**53")
-    for name in ("position", "window"):
-        _require(
-            state[name] <= state["step"], f"{name} is {state[name]} after {state['step']} steps"
-        )
-    _check_rates(state["lr_total"], state["lr_steps"], groups, state["step"])
+    _check_counters(state, config)
+    _check_rates(state["lr_total"], state["lr_steps"], config.fragments, groups, state["step"])
     _check_inner(state["inner"], inner)
     trained = _trained(state, len(shapes))
     _check_tensors("anchor", state["anchor"], trained, shapes, fault)
     _check_tensors("momentum", state["momentum"], trained, shapes, fault)
+    _check_launched(state, trained, shapes, fault)
     _require(
         not state["momentum"] or bool(state["anchor"]),
         "it has a momentum but no anchor to apply it to",
@@ -135,13 +173,19 @@ def check_version(version: Any) -> None:
     )
 
 
-def unpack_counters(state: Mapping[str, Any], schedule: Schedule) -> list[MeanLearningRate]:
-    """Set the schedule's counters from a checked state; return the groups' learning rates."""
-    for name in _COUNTERS:
-        setattr(schedule, name, state[name])
+def unpack_counters(state: Mapping[str, Any], schedule: Schedule) -> list[list[MeanLearningRate]]:
+    """Set the schedule's counters from a state that was checked, of this version.
+
+    Returns:
+        Of each fragment the groups' learning rates.
+    """
+    schedule.step = state["step"]
+    schedule.windows = list(state["window"])
+    schedule.positions = list(state["position"])
+    schedule.landings = list(state["landing"])
     return [
-        MeanLearningRate(total, steps)
-        for total, steps in zip(state["lr_total"], state["lr_steps"], strict=True)
+        [MeanLearningRate(total, steps) for total, steps in zip(*of_fragment, strict=True)]
+        for of_fragment in zip(state["lr_total"], state["lr_steps"], strict=True)
     ]
 
 
@@ -172,19 +216,50 @@ def _check_config(saved: Any, config: SlowMoConfig) -> None:
         )
 
 
-def _check_rates(totals: Any, steps: Any, groups: int, taken: int) -> None:
-    for name, values in (("lr_total", totals), ("lr_steps", steps)):
-        _require(isinstance(values, list), f"{name} is a {type(values).__name__}, not a list")
+def _check_counters(state: Mapping[str, Any], config: SlowMoConfig) -> None:
+    _require_count("step", state["step"])
+    step = state["step"]
+    for name in _OF_FRAGMENTS:
+        _check_list(name, state[name], config.fragments, "fragments")
+    for fragment, first in enumerate(Schedule(config).positions):
+        window, position, landing = (state[name][fragment] for name in _OF_FRAGMENTS)
+        of = f" of fragment {fragment}" if config.fragments > 1 else ""
+        for name, value in zip(_OF_FRAGMENTS, (window, position, landing), strict=True):
+            _require_count(name + of, value)
+        _require(window <= step, f"window{of} is {window} after {step} steps")
+        _require(position <= step + first, f"position{of} is {position} after {step} steps")
         _require(
-            len(values) == groups,
-            f"{name} has {len(values)} entries and the optimizer has {groups} parameter groups",
+            landing == 0 or step <= landing <= step + config.overlap_steps,
+            f"landing{of} is {landing} after {step} steps",
         )
-    for total in totals:
+
+
+def _require_count(name: str, value: Any) -> None:
+    _require(_is_count(value), f"{name} is {value!r}, not an int >= 0 and < 2**53")
+
+
+def _check_list(name: str, values: Any, length: int, of: str) -> None:
+    _require(isinstance(values, list), f"{name} is a {type(values).__name__}, not a list")
+    _require(
+        len(values) == length,
+        f"{name} has {len(values)} entries and the optimizer has {length} {of}",
+    )
+
+
+def _check_rates(totals: Any, steps: Any, fragments: int, groups: int, taken: int) -> None:
+    for name, of_fragments in (("lr_total", totals), ("lr_steps", steps)):
+        _check_list(name, of_fragments, fragments, "fragments")
+        for values in of_fragments:
+            _check_list(name, values, groups, "parameter groups")
+    for total, count in zip(_flat(totals), _flat(steps), strict=True):
         _require(isinstance(total, float) and math.isfinite(total), f"lr_total holds {total!r}")
-    for total, count in zip(totals, steps, strict=True):
         _require(_is_count(count), f"lr_steps holds {count!r}")
         _require(count <= taken, f"lr_steps holds {count} after {taken} steps")
         _require(count > 0 or total == 0, f"lr_steps holds 0 beside a total of {total}")
+
+
+def _flat(of_fragments: Iterable[Iterable[Any]]) -> list[Any]:
+    return [value for values in of_fragments for value in values]
 
 
 def _check_inner(saved: Any, inner: Mapping[str, Any]) -> None:
@@ -219,22 +294,43 @@ def _trained(state: Mapping[str, Any], params: int) -> list[int]:
     return sorted(set(range(params)) - set(frozen))
 
 
+def _check_launched(
+    state: Mapping[str, Any],
+    trained: Sequence[int],
+    shapes: Sequence[tuple[int, ...]],
+    fault: Callable[[str, int, Any], str | None],
+) -> None:
+    parts = share_out([math.prod(shape) for shape in shapes], len(state["landing"]))
+    in_flight = {
+        position
+        for part, landing in zip(parts, state["landing"], strict=True)
+        for position in part
+        if landing
+    }
+    launched = state["launched"]
+    _require(
+        bool(launched) or not in_flight & set(trained) or not state["anchor"],
+        "its launched is missing, though averages have not landed",
+    )
+    _check_tensors("launched", launched, in_flight & set(trained), shapes, fault)
+
+
 def _check_tensors(
     name: str,
     tensors: Any,
-    trained: Sequence[int],
+    expected: Collection[int],
     shapes: Sequence[tuple[int, ...]],
-    fault: Callable[[int, Any], str | None],
+    fault: Callable[[str, int, Any], str | None],
 ) -> None:
     _require(isinstance(tensors, Mapping), f"{name} is a {type(tensors).__name__}, not a dict")
     if not tensors:
         return
     _require(
-        set(tensors) == set(trained),
-        f"{name} has {len(tensors)} tensors and {len(trained)} of the optimizer's {len(shapes)} "
-        "parameters were trained",
+        set(tensors) == set(expected),
+        f"{name} has {len(tensors)} tensors, not those of {len(expected)} of the optimizer's "
+        f"{len(shapes)} parameters",
     )
-    for index in trained:
+    for index in sorted(expected):
         shape = shapes[index]
         found = getattr(tensors[index], "shape", None)
         _require(
@@ -242,5 +338,5 @@ def _check_tensors(
             f"{name}[{index}] has shape {None if found is None else tuple(found)} and the "
             f"parameter has {tuple(shape)}",
         )
-        wrong = fault(index, tensors[index])
+        wrong = fault(name, index, tensors[index])
         _require(wrong is None, f"{name}[{index}] {wrong}")

@@ -1,9 +1,11 @@
 """Sums over the workers of one process set: what is alike in every framework."""
 
 import abc
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from slowmo_hvd.core.critical_section import CriticalSections
@@ -56,6 +58,12 @@ class Transport(abc.ABC):
         self.process_set = process_set
         self.compression = compression
         self.sent = 0  #: bytes handed to allreduce so far
+        self.waited = 0.0  #: seconds in which it has waited for sums so far
+
+    @property
+    def member(self) -> bool:
+        """Whether this rank is among those that take part."""
+        return bool(self.process_set.included())
 
     @property
     def workers(self) -> int:
@@ -96,8 +104,22 @@ class Transport(abc.ABC):
     def finish(self, sealed: Sealed) -> Any:
         """Wait for the sum; return it, in the wire's memory."""
         if not self.alone:
-            self._receive(sealed)
+            with self._waiting():
+                self._receive(sealed)
         return sealed.wire
+
+    def finish_numbers(self, started: Any) -> list[float]:
+        """Wait for the sum of plain numbers."""
+        with self._waiting():
+            return self._finish_numbers(started)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited += time.perf_counter() - begin
 
     def gather(self, numbers: Sequence[float], name: str) -> dict[int, list[float]]:
         """Every worker's numbers by its rank; ranks that have joined are left out.
@@ -118,15 +140,22 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def memory(self, room: Any, size: int, slot: int) -> Any:
-        """Memory of ``size`` elements, with any contents, for one of the slots 0 and 1."""
+        """Memory of ``size`` elements, with any contents, for one of the slots 0 and 1.
+
+        One thread at a time uses it.
+        """
 
     @abc.abstractmethod
     def start_numbers(self, numbers: Sequence[float], name: str) -> Any:
         """Begin the sum of plain numbers, exact to a float64 whatever the compression."""
 
     @abc.abstractmethod
-    def finish_numbers(self, started: Any) -> list[float]:
+    def _finish_numbers(self, started: Any) -> list[float]:
         """Wait for it."""
+
+    @abc.abstractmethod
+    def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """The call as another thread is to make it: it computes as in this one, in order."""
 
     @abc.abstractmethod
     def _largest(self, wire: Any) -> float:

@@ -17,7 +17,7 @@ SHAPES: Sequence[Sequence[int]] = ((3,), (2, 2))
 
 def figures(
     *,
-    schedule: dict[str, int] | None = None,
+    schedule: dict[str, Any] | None = None,
     has_slow_state: bool = False,
     shapes: Sequence[Sequence[int]] = SHAPES,
     dtype: str = "float32",
@@ -26,7 +26,8 @@ def figures(
     **settings: Any,
 ) -> Figures:
     config = SlowMoConfig(**settings)
-    counters = Schedule(config.sync_period, config.warmup_steps, **(schedule or {}))
+    counters = Schedule(config)
+    vars(counters).update(schedule or {})
     params = [(tuple(shape), dtype) for shape in shapes]
     return figures_of(
         config,
@@ -106,17 +107,31 @@ def test_an_unequal_setting_is_named_with_both_ranks_and_values(
     ("name", "theirs"),
     [
         ("steps taken", {"step": 6}),
-        ("window", {"window": 2}),
-        ("position in the window", {"position": 1}),
+        ("window", {"windows": [2]}),
+        ("position in the window", {"positions": [1]}),
+        ("the step after which an average lands", {"landings": [9]}),
     ],
 )
 def test_an_unequal_position_says_how_to_share_a_checkpoint(
-    name: str, theirs: dict[str, int]
+    name: str, theirs: dict[str, Any]
 ) -> None:
     message = complaint({}, {"schedule": theirs})
     (value,) = theirs.values()
+    value = value[0] if isinstance(value, list) else value
     assert f"differ in {name}: 0 on rank 0, {value} on rank 2" in message
     assert "hvd.broadcast_optimizer_state(optimizer, root_rank=0)" in message
+
+
+def test_of_fragments_the_first_that_differs_is_named() -> None:
+    theirs = {"fragments": 2, "schedule": {"windows": [3, 4]}}
+    message = complaint({"fragments": 2, "schedule": {"windows": [3, 3]}}, theirs)
+    assert "differ in window: number 1 is 3 on rank 0, 4 on rank 2" in message
+    assert "hvd.broadcast_optimizer_state(optimizer, root_rank=0)" in message
+
+
+def test_another_number_of_fragments_is_named_before_their_counters() -> None:
+    message = complaint({}, {"fragments": 2})
+    assert "differ in fragments: 1 on rank 0, 2 on rank 2" in message
 
 
 def test_a_slow_state_on_some_ranks_only_says_how_to_share_it() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -137,11 +138,28 @@ def test_a_configuration_cannot_be_changed_past_its_validation() -> None:
 
 
 def test_asdict_is_builtins_alone_and_builds_the_same_configuration() -> None:
-    config = SlowMoConfig(np.int64(3), np.float32(0.5), 0.25, True, "average", 2, "raise", 8)
+    config = SlowMoConfig(np.int64(3), np.float32(0.5), 0.25, True, "reset", 2, "raise", 8, 1, 2)
     settings = config.asdict()
     assert SlowMoConfig(**settings) == config
-    types = [int, float, float, bool, str, int, str, int]
+    types = [int, float, float, bool, str, int, str, int, int, int]
     assert [type(value) for value in settings.values()] == types
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"overlap_steps": -1}, "overlap_steps must be an int >= 0"),
+        ({"fragments": 0}, "fragments must be an int >= 1"),
+        ({"sync_period": 4, "overlap_steps": 4}, "must be less than sync_period=4: an average"),
+        ({"sync_period": 4, "fragments": 5}, "must be at most sync_period=4: each fragment"),
+        ({"overlap_steps": 1, "buffers": "average"}, "the buffers move on while their mean"),
+    ],
+)
+def test_a_pace_that_makes_no_sense_is_refused_with_the_reason(
+    settings: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        SlowMoConfig(**settings)
 
 
 def test_a_resumed_run_may_take_broken_workers_and_buckets_another_way() -> None:

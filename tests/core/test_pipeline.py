@@ -31,6 +31,7 @@ class Load:
 
     def __init__(self, number: int, log: Log, *, exact: bool = False) -> None:
         self.number, self.log, self.exact = number, log, exact
+        self.name = str(number)
 
     def pack(self, wire: str) -> None:
         self.log.append(f"pack {self.number} into {wire}")

@@ -20,7 +20,10 @@ def test_every_element_travels_exactly_once(
     leaves: dict[int, Leaf], data: st.DataObject, capacity: int, fragments: int
 ) -> None:
     trained = data.draw(st.sets(st.sampled_from(list(leaves)))) if leaves else set()
-    made = plan(leaves, trained, dict.fromkeys("ab", capacity), fragments)
+    positions = list(leaves)
+    shared = share_out([leaf.size for leaf in leaves.values()], fragments)
+    parts = [[positions[index] for index in part] for part in shared]
+    made = plan(leaves, trained, dict.fromkeys("ab", capacity), parts)
     assert len(made.fragments) == fragments
     check_places(made, leaves)
     seen: dict[int, list[int]] = defaultdict(list)

@@ -62,7 +62,7 @@ def test_two_workers_by_hand() -> None:
     assert path(states, 1) == [8.5, 8, 6.5, 5, 3.5, 1.5]
     assert [float(state.momentum[0]) for state in states] == [0, 4, 4, 6, 6, 7]
     assert [float(state.anchor[0]) for state in states] == [10, 8, 8, 5, 5, 1.5]
-    assert [state.window for state in states] == [0, 1, 1, 2, 2, 3]
+    assert [state.windows[0] for state in states] == [0, 1, 1, 2, 2, 3]
     assert [state.step for state in states] == [1, 2, 3, 4, 5, 6]
 
 
@@ -119,7 +119,7 @@ def test_the_warm_up_averages_after_each_step_and_opens_no_window() -> None:
     states = by_hand(config, 7)
     assert path(states, 0) == [9, 8, 7, 6.5, 3, 2.5, -3]
     assert path(states, 1) == [9, 8, 7, 5.5, 3, 1.5, -3]
-    assert [state.window for state in states] == [0, 0, 0, 0, 1, 1, 2]
+    assert [state.windows[0] for state in states] == [0, 0, 0, 0, 1, 1, 2]
     assert [float(state.momentum[0]) for state in states] == [0, 0, 0, 0, 4, 4, 6]
 
 
@@ -136,6 +136,64 @@ def test_a_flush_where_a_window_has_just_ended_does_nothing() -> None:
     plain = by_hand(config, 6)
     flushed = by_hand(config, 6, flush_after=[1, 2, 4, 6])
     assert path(plain, 0) == path(flushed, 0)
+
+
+def test_an_overlap_by_hand() -> None:
+    # After step 2 the workers are at 9 and 7, and their mean, 8, lands after step 3, where each has
+    # taken one step more. d̄ of the second window is 2 again: two steps each, from step 2 to 4.
+    config = SlowMoConfig(sync_period=2, slow_momentum=0.5, overlap_steps=1)
+    states = by_hand(config, 5)
+    assert path(states, 0) == [9.5, 9, 8 - 0.5, 7, 5 - 0.5]
+    assert path(states, 1) == [8.5, 7, 8 - 1.5, 5, 5 - 1.5]
+    assert [float(state.anchor[0]) for state in states] == [10, 8, 8, 5, 5]
+    assert [float(state.momentum[0]) for state in states] == [0, 4, 4, 6, 6]
+
+
+def test_with_constant_gradients_an_overlap_leads_to_the_same_anchors() -> None:
+    plain = by_hand(SlowMoConfig(sync_period=4, slow_momentum=0.5), 12)
+    late = by_hand(SlowMoConfig(sync_period=4, slow_momentum=0.5, overlap_steps=3), 12)
+    assert [state.anchor for state in plain] == [state.anchor for state in late]
+
+
+def test_a_flush_lands_what_is_under_way_and_then_averages_the_steps_since() -> None:
+    config = SlowMoConfig(sync_period=2, slow_momentum=0.0, overlap_steps=1)
+    states = by_hand(config, 5, flush_after=[2, 5])
+    # 8 lands in the first flush; the window launched after step 4 lands as step 5 ends, and with
+    # no step missing the workers' mean is where two windows and one step have led.
+    assert path(states, 0) == [9.5, 8, 7.5, 7, 5]
+    assert [state.windows for state in states] == [[0], [1], [1], [2], [3]]
+
+
+def test_fragments_by_hand() -> None:
+    # Two parameters, each synchronised every two steps, the first after odd steps.
+    config = SlowMoConfig(sync_period=2, slow_momentum=0.0, fragments=2)
+    states = list(
+        slowmo(
+            [10.0, 10.0],
+            lambda worker, step, x: [1.0 + 2 * worker] * 2,
+            lambda step: [0.5, 0.5],
+            SGD(),
+            config,
+            2,
+            steps=4,
+            fragment_of=[0, 1],
+        )
+    )
+    assert [[float(x) for x in state.x[0]] for state in states] == [
+        [9, 9.5],
+        [8.5, 8],
+        [7, 7.5],
+        [6.5, 6],
+    ]
+    assert [state.windows for state in states] == [[1, 0], [1, 1], [2, 1], [2, 2]]
+
+
+def test_fragments_of_equal_gradients_move_as_one_parameter_does() -> None:
+    # Without momentum and noise a window's start is all the same.
+    one = by_hand(SlowMoConfig(sync_period=3, slow_momentum=0.0), 9)
+    three = by_hand(SlowMoConfig(sync_period=3, slow_momentum=0.0, fragments=3), 9)
+    assert [float(state.anchor[0]) for state in three][::3] == [9, 6, 3]
+    assert [float(state.anchor[0]) for state in one][2::3] == [7, 4, 1]
 
 
 @pytest.mark.parametrize(

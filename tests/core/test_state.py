@@ -1,7 +1,6 @@
 """The slow state's schema: lossless, and every kind of damage is refused before it is used."""
 
 import copy
-import itertools
 import json
 import math
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 from slowmo_hvd.core.state import (
     STATE_VERSION,
     check_state,
+    migrated,
     pack_inner,
     pack_state,
     unpack_counters,
@@ -37,15 +37,21 @@ def tensors() -> dict[int, Any]:
     return {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES[:2])}
 
 
+def schedule_of(config: SlowMoConfig, **counters: Any) -> Schedule:
+    schedule = Schedule(config)
+    vars(schedule).update(counters)
+    return schedule
+
+
 def state(config: SlowMoConfig = CONFIG, **changes: Any) -> dict[str, Any]:
     """A good state in the middle of the fourth window, with ``changes``."""
-    schedule = Schedule(config.sync_period, config.warmup_steps, step=17, window=3, position=3)
-    rates = [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
+    schedule = schedule_of(config, step=17, windows=[3], positions=[3])
+    rates = [[MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]]
     momentum = tensors() if config.slow_momentum > 0 else {}
     return pack_state(config, schedule, rates, tensors(), momentum, INNER, FROZEN) | changes
 
 
-def fault(position: int, tensor: Any) -> str | None:
+def fault(name: str, position: int, tensor: Any) -> str | None:
     return None if np.isfinite(tensor).all() else "is not finite"
 
 
@@ -65,17 +71,17 @@ def complaint(saved: Any, config: SlowMoConfig = CONFIG) -> str:
 def test_a_state_is_good_and_gives_back_every_counter() -> None:
     saved = state()
     check(saved)
-    schedule = Schedule(CONFIG.sync_period, CONFIG.warmup_steps)
+    schedule = Schedule(CONFIG)
     rates = unpack_counters(saved, schedule)
-    assert schedule == Schedule(4, 2, step=17, window=3, position=3)
-    assert rates == [MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]
+    assert vars(schedule) == vars(schedule_of(CONFIG, step=17, windows=[3], positions=[3]))
+    assert rates == [[MeanLearningRate(0.375, 3), MeanLearningRate(0.75, 3)]]
     again = pack_state(CONFIG, schedule, rates, saved["anchor"], saved["momentum"], INNER, FROZEN)
     assert again == saved
 
 
 def test_the_state_before_the_first_step_is_good() -> None:
-    rates = [MeanLearningRate(), MeanLearningRate()]
-    check(pack_state(CONFIG, Schedule(4, 2), rates, {}, {}, INNER))
+    rates = [[MeanLearningRate(), MeanLearningRate()]]
+    check(pack_state(CONFIG, Schedule(CONFIG), rates, {}, {}, INNER))
 
 
 def test_the_state_without_slow_momentum_is_good() -> None:
@@ -86,42 +92,109 @@ def test_the_state_without_slow_momentum_is_good() -> None:
 def test_the_state_is_builtins_but_for_its_tensors() -> None:
     saved = state() | {"anchor": {}, "momentum": {}, "inner": inner_of("SGD", SHAPES, [])}
     assert json.loads(json.dumps(saved)) == saved
-    assert set(map(type, itertools.chain(saved["lr_total"], saved["lr_steps"]))) == {float, int}
+    assert set(map(type, saved["lr_total"][0] + saved["lr_steps"][0])) == {float, int}
 
 
 def test_learning_rates_that_are_containers_are_saved_as_floats() -> None:
-    rates = [MeanLearningRate(np.float32(0.5), 3)]
-    saved = pack_state(CONFIG, Schedule(4), rates, {}, {}, INNER)
-    assert [type(total) for total in saved["lr_total"]] == [float]
+    rates = [[MeanLearningRate(np.float32(0.5), 3)]]
+    saved = pack_state(CONFIG, Schedule(CONFIG), rates, {}, {}, INNER)
+    assert [type(total) for total in saved["lr_total"][0]] == [float]
 
 
 def test_a_state_keeps_its_own_dicts() -> None:
     anchor = tensors()
-    saved = pack_state(CONFIG, Schedule(4), [], anchor, {}, INNER)
+    saved = pack_state(CONFIG, Schedule(CONFIG), [], anchor, {}, INNER)
     anchor.clear()
     assert set(saved["anchor"]) == {0, 1}
 
 
 def test_a_state_saved_after_two_syncs_that_failed_is_good() -> None:
-    schedule = Schedule(CONFIG.sync_period)
+    schedule = Schedule(CONFIG)
     for _ in range(CONFIG.sync_period + 1):
         schedule.tick()
-    rates = [MeanLearningRate(0.5, schedule.position)] * 2
+    rates = [[MeanLearningRate(0.5, *schedule.positions)] * 2]
     check(pack_state(CONFIG, schedule, rates, tensors(), tensors(), INNER, FROZEN))
 
 
 def test_a_state_of_frozen_parameters_only_is_good() -> None:
-    rates = [MeanLearningRate()] * 2
-    check(pack_state(CONFIG, Schedule(4, 2, step=3, window=1), rates, {}, {}, INNER, [0, 1, 2]))
+    rates = [[MeanLearningRate()] * 2]
+    schedule = schedule_of(CONFIG, step=3, windows=[1])
+    check(pack_state(CONFIG, schedule, rates, {}, {}, INNER, [0, 1, 2]))
+
+
+def of_version_2(saved: dict[str, Any]) -> dict[str, Any]:
+    """The state as version 2 had it: numbers where there is a list now, of one fragment."""
+    old = {key: value for key, value in saved.items() if key not in ("landing", "launched")}
+    for name in ("window", "position", "lr_total", "lr_steps"):
+        (old[name],) = saved[name]
+    settings = {k: v for k, v in saved["config"].items() if k not in ("overlap_steps", "fragments")}
+    return old | {"version": 2, "config": settings}
+
+
+def test_a_state_of_version_2_is_good_and_says_the_same() -> None:
+    old = of_version_2(state())
+    check(old)
+    new, expected = migrated(old), state()
+    assert list(map(str, new.values())) == [str(expected[key]) for key in new]
+    assert set(new) == set(expected)
+    assert "its keys are" in complaint(old | {"landing": [0]})
+    assert "window is 18 after 17 steps" in complaint(old | {"window": 18})
 
 
 def test_a_state_of_version_1_is_good_without_saying_what_is_frozen() -> None:
     everyones = {position: np.full(shape, 0.5) for position, shape in enumerate(SHAPES)}
-    saved = state(version=1, anchor=everyones, momentum=everyones)
+    saved = of_version_2(state(anchor=everyones, momentum=everyones)) | {"version": 1}
     del saved["frozen"]
     check(saved)
+    assert migrated(saved)["frozen"] == []
     saved["frozen"] = []
     assert "its keys are" in complaint(saved)
+
+
+# ---- fragments, and what is under way ------------------------------------------------------
+
+# Parameters of 3, 4 and 4 elements, of which the first and the last are in the first fragment.
+OVERLAP = SlowMoConfig(sync_period=4, slow_momentum=0.5, overlap_steps=3, fragments=2)
+
+
+def in_flight(**changes: Any) -> dict[str, Any]:
+    """A good state, in which the first fragment's average is under way."""
+    schedule = schedule_of(OVERLAP, step=17, windows=[4, 4], positions=[1, 3], landings=[19, 0])
+    rates = [[MeanLearningRate(0.1 * k, k)] * 2 for k in (1, 3)]
+    tensors_ = tensors()
+    launched = {0: tensors_[0]}
+    return (
+        pack_state(OVERLAP, schedule, rates, tensors_, tensors(), INNER, FROZEN, launched) | changes
+    )
+
+
+def test_what_is_under_way_is_saved_and_comes_back() -> None:
+    saved = in_flight()
+    check(saved, OVERLAP)
+    schedule = Schedule(OVERLAP)
+    unpack_counters(saved, schedule)
+    assert (schedule.windows, schedule.positions, schedule.landings) == ([4, 4], [1, 3], [19, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"launched": {}}, "launched is missing"),
+        ({"launched": tensors()}, "launched has 2 tensors, not those of 1"),
+        ({"launched": {1: np.zeros((2, 2))}}, "launched has 1 tensors"),
+        ({"launched": {0: np.full(3, np.nan)}}, "launched[0] is not finite"),
+        ({"landing": [0, 0]}, "launched has 1 tensors, not those of 0"),
+        ({"landing": [16, 0]}, "landing of fragment 0 is 16 after 17 steps"),
+        ({"landing": [21, 0]}, "landing of fragment 0 is 21 after 17 steps"),
+        ({"landing": [19]}, "landing has 1 entries and the optimizer has 2 fragments"),
+        ({"window": [4, 18]}, "window of fragment 1 is 18 after 17 steps"),
+        ({"position": [20, 0]}, "position of fragment 0 is 20 after 17 steps"),
+    ],
+)
+def test_what_does_not_fit_what_is_under_way_is_refused(
+    changes: dict[str, Any], words: str
+) -> None:
+    assert words in complaint(in_flight(**changes), OVERLAP)
 
 
 # ---- damaged ---------------------------------------------------------------------------------
@@ -197,32 +270,33 @@ def test_a_setting_that_equals_ours_but_for_its_type_is_refused() -> None:
     complaint(saved)
 
 
-@pytest.mark.parametrize("name", ["step", "window", "position"])
+@pytest.mark.parametrize("name", ["step", "window", "position", "landing"])
 @pytest.mark.parametrize("value", [-1, 2.0, True, None, "3", 2**53])
 def test_a_counter_that_is_no_count_is_refused_and_named(name: str, value: Any) -> None:
-    assert f"{name} is {value!r}, not an int >= 0 and < 2**53" in complaint(state(**{name: value}))
+    damaged = state(**{name: value if name == "step" else [value]})
+    assert f"{name} is {value!r}, not an int >= 0 and < 2**53" in complaint(damaged)
 
 
 @pytest.mark.parametrize("name", ["window", "position"])
 def test_more_counted_than_steps_taken_is_refused(name: str) -> None:
-    assert f"{name} is 18 after 17 steps" in complaint(state() | {name: 18})
+    assert f"{name} is 18 after 17 steps" in complaint(state() | {name: [18]})
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"lr_total": [0.1]},
-        {"lr_steps": [1, 1, 1]},
-        {"lr_total": [0.1, math.inf]},
-        {"lr_steps": [1, 18]},  # of 17
-        {"lr_steps": [3, 0]},  # beside a total of 0.75
-        {"lr_total": [0.1, math.nan]},
-        {"lr_total": [0.1, 1]},
-        {"lr_total": (0.1, 0.2)},
-        {"lr_steps": [1, -1]},
-        {"lr_steps": [1, 1.0]},
-        {"lr_steps": [1, True]},
-        {"lr_steps": {0: 1, 1: 1}},
+        {"lr_total": [[0.1]]},
+        {"lr_steps": [[1, 1, 1]]},
+        {"lr_total": [[0.1, math.inf]]},
+        {"lr_steps": [[1, 18]]},  # of 17
+        {"lr_steps": [[3, 0]]},  # beside a total of 0.75
+        {"lr_total": [[0.1, math.nan]]},
+        {"lr_total": [[0.1, 1]]},
+        {"lr_total": [(0.1, 0.2)]},
+        {"lr_steps": [[1, -1]]},
+        {"lr_steps": [[1, 1.0]]},
+        {"lr_steps": [[1, True]]},
+        {"lr_steps": [{0: 1, 1: 1}]},
     ],
 )
 def test_damaged_learning_rates_are_refused(changes: dict[str, Any]) -> None:
@@ -302,8 +376,8 @@ def test_another_list_of_frozen_parameters_is_refused(frozen: Any) -> None:
 
 
 def test_frozen_parameters_beside_others_without_an_anchor_are_refused() -> None:
-    rates = [MeanLearningRate()] * 2
-    saved = pack_state(CONFIG, Schedule(4, 2), rates, {}, {}, INNER, FROZEN)
+    rates = [[MeanLearningRate()] * 2]
+    saved = pack_state(CONFIG, Schedule(CONFIG), rates, {}, {}, INNER, FROZEN)
     assert "no anchor of the others" in complaint(saved)
 
 

@@ -30,14 +30,15 @@ def inner_of(state: Any) -> dict[str, Any]:
 
 
 def whole() -> dict[str, Any]:
-    schedule = Schedule(4, 2, step=17, window=3, position=3)
-    rates = [MeanLearningRate(0.375, 3)]
+    schedule = Schedule(CONFIG)
+    vars(schedule).update(step=17, windows=[3], positions=[3])
+    rates = [[MeanLearningRate(0.375, 3)]]
     inner = inner_of(INNER_STATE)
     slow = pack_state(CONFIG, schedule, rates, tensors(), tensors(), inner, FROZEN)
     return copy.deepcopy({**INNER_STATE, "slowmo": slow})
 
 
-def fault(position: int, tensor: Any) -> str | None:
+def fault(name: str, position: int, tensor: Any) -> str | None:
     if not isinstance(tensor, np.ndarray) or tensor.dtype != np.float64:
         return "is no array of float64"
     return None if np.isfinite(tensor).all() else "is not finite"
@@ -75,7 +76,7 @@ def load(state: Any) -> bool:
     good = not refused(lambda: check_state(slow, CONFIG, 1, SHAPES, inner_of(inner), fault))
     if good:
         assert isinstance(slow, dict)
-        schedule = Schedule(4, 2)
+        schedule = Schedule(CONFIG)
         rates = unpack_counters(slow, schedule)
         again = pack_state(
             CONFIG,

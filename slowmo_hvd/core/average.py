@@ -1,0 +1,206 @@
+"""One average of the workers, from the header to the last bucket.
+
+1. The header: a mark of each worker, as `slowmo_hvd.core.roll_call` has it, and γ of each group.
+   It travels by itself, exact whatever the compression. Until it has been read nothing has changed,
+   and an error in it is the same on every rank.
+2. The buckets: the workers' displacements are summed, and lead to the outer step, one by one. What
+   follows them, such as averaged buffers, travels in the same pipeline.
+3. Each worker's ‖d‖², which is known once all is packed, for the record.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from slowmo_hvd.core.outer import OuterStep
+from slowmo_hvd.core.pipeline import Load, send
+from slowmo_hvd.core.plan import Bucket
+from slowmo_hvd.core.ports import Crossing, Slow
+from slowmo_hvd.core.records import SyncRecord
+from slowmo_hvd.core.roll_call import RollCall, call_roll, mark
+from slowmo_hvd.core.schedule import Sync
+from slowmo_hvd.core.transport import Transport
+
+Gammas = Mapping[int, Sequence[float]]  #: γ of each group, of each fragment
+
+
+class Average:
+    """One average. It reads no counters, so it may be carried out while steps go on.
+
+    Attributes:
+        gammas: γ of each group, of each fragment that is averaged; once it is over, the mean over
+            the workers.
+        roll: who was in it, once it is over.
+        changed: whether a part of the model or of the optimizer has changed.
+    """
+
+    roll: RollCall
+
+    def __init__(
+        self,
+        transport: Transport,
+        name: str,
+        slow: Slow,
+        cross: Callable[[], Crossing],
+        gammas: Gammas,
+        *,
+        step: int,
+        sound: bool,
+        news: bool,
+        outer: Callable[[float], OuterStep],
+        on_nonfinite: str,
+    ) -> None:
+        """Prepare it; nothing is sent yet.
+
+        Args:
+            transport: how to send.
+            name: the collectives' name, in use for nothing else meanwhile.
+            slow: has the displacements, and takes the outer steps.
+            cross: tells, once it is certain that there will be a sync, what else travels.
+            gammas: this worker's.
+            step: local steps attempted so far.
+            sound: whether this worker contributes.
+            news: as `Inner.has_news`.
+            outer: tells the outer step of a group with this γ.
+            on_nonfinite: as in `SlowMoConfig`.
+        """
+        self._transport = transport
+        self._name = name
+        self._slow = slow
+        self._cross = cross
+        self.gammas = gammas
+        self._step = step
+        self._sound = sound
+        self._news = news
+        self._outer = outer
+        self._on_nonfinite = on_nonfinite
+        self.changed = False
+        self._squares = self._squares_of_sum = self._squares_of_all = 0.0
+        self.bytes = 0  #: handed to allreduce
+        self.waited = 0.0  #: seconds, for the wire and for slower workers
+
+    def carry_out(self) -> None:
+        """Do it. A collective.
+
+        Raises:
+            RuntimeError: the ranks are in different syncs.
+            FloatingPointError: weights are not finite, as `call_roll` has it. Either is the same
+                on every rank, and nothing has changed.
+        """
+        sent, waited = self._transport.sent, self._transport.waited
+        self._header()
+        crossing = self._cross()
+        figures: list[Any] = []
+        self.changed = crossing.changed
+
+        def loads() -> Iterator[Load]:
+            yield from self._displacements()
+            # All are packed; the last ones are still to land.
+            name = f"{self._name}.figures"
+            figures.append(self._transport.start_numbers([float(self._squares)], name))
+            yield from crossing.loads(self.roll, f"{self._name}.inner", news=self._news)
+
+        send(loads(), self._transport, self._name)
+        (self._squares_of_all,) = self._transport.finish_numbers(figures[0])
+        crossing.end()
+        self.bytes = self._transport.sent - sent
+        self.waited = self._transport.waited - waited
+
+    def _header(self) -> None:
+        """Learn who is in it, γ of each group over the workers, and whether there is news."""
+        own = [gamma for gammas in self.gammas.values() for gamma in gammas]
+        figures = [float(self._news), *own] if self._sound else [0.0] * (1 + len(own))
+        roll, (news, *sums) = meet(
+            self._transport,
+            mark(self._step, sound=self._sound),
+            figures,
+            self._name,
+            self._on_nonfinite,
+        )
+        self.roll, self._news = roll, news > 0
+        means = iter([total / roll.contributors for total in sums])
+        self.gammas = {
+            fragment: [next(means) for _ in gammas] for fragment, gammas in self.gammas.items()
+        }
+
+    def _displacements(self) -> Iterator[Load]:
+        for fragment, gammas in self.gammas.items():
+            steps = [self._outer(gamma) for gamma in gammas]
+            for index, bucket in enumerate(self._slow.buckets_of(fragment)):
+                yield _Displacement(self, f"fragment{fragment}.bucket{index}", bucket, steps)
+
+    def pack(self, bucket: Bucket, wire: Any) -> None:
+        """Write this worker's displacement."""
+        if self._sound:
+            self._squares += self._slow.displacement(bucket, wire)
+        else:
+            self._slow.nothing(wire)
+
+    def land(self, bucket: Bucket, total: Any, steps: Sequence[OuterStep]) -> None:
+        """Take the outer step from the workers' sum."""
+        self.changed = True
+        self._squares_of_sum += self._slow.outer_step(bucket, total, self.roll.contributors, steps)
+
+    def record(
+        self, kind: Sync, window: int, *, seconds: float, waiting: float, hidden: float = 0.0
+    ) -> SyncRecord:
+        """What happened, once it is over."""
+        workers = self.roll.contributors
+        norm = math.sqrt(float(self._squares_of_sum)) / workers
+        return SyncRecord(
+            kind=kind,
+            step=self._step,
+            window=window,
+            workers=workers,
+            learning_rates=tuple(gamma for gammas in self.gammas.values() for gamma in gammas),
+            bytes=self.bytes,
+            seconds=seconds,
+            displacement_norm=norm,
+            drift=math.sqrt(max(self._squares_of_all / workers - norm**2, 0.0)),
+            excluded=self.roll.excluded,
+            fragments=tuple(self.gammas),
+            waiting=waiting,
+            hidden=hidden,
+        )
+
+
+class _Displacement:
+    """A bucket of displacements."""
+
+    exact = False
+
+    def __init__(
+        self, average: Average, name: str, bucket: Bucket, steps: Sequence[OuterStep]
+    ) -> None:
+        self.name, self.room, self.size = name, bucket.room, bucket.size
+        self._average, self._bucket, self._steps = average, bucket, steps
+
+    def pack(self, wire: Any) -> None:
+        self._average.pack(self._bucket, wire)
+
+    def land(self, total: Any) -> None:
+        self._average.land(self._bucket, total, self._steps)
+
+
+def meet(
+    transport: Transport, own: float, figures: Sequence[float], name: str, on_nonfinite: str
+) -> tuple[RollCall, list[float]]:
+    """Who is here, and the sums of these figures: a header. A collective.
+
+    Args:
+        transport: how to send.
+        own: this worker's mark.
+        figures: what is summed beside the marks.
+        name: as an `Average` has it.
+        on_nonfinite: as in `SlowMoConfig`.
+
+    Raises:
+        RuntimeError: as `call_roll`.
+        FloatingPointError: likewise.
+    """
+    marks = [0.0] * transport.workers
+    marks[transport.place] = own
+    sums = transport.sum_numbers([*marks, *figures], f"{name}.header")
+    with transport.critical.alike():
+        roll = call_roll(sums[: len(marks)], transport.ranks, on_nonfinite)
+    return roll, sums[len(marks) :]

@@ -1,0 +1,98 @@
+"""An average that is under way in a thread of its own while local steps go on."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slowmo_hvd.core.average import Average
+from slowmo_hvd.core.records import SyncRecord
+from slowmo_hvd.core.schedule import MeanLearningRate, Sync
+
+
+class UnderWay:
+    """A call in a thread of its own, which does not keep the process alive if it never ends."""
+
+    def __init__(self, call: Callable[[], Any], what: str) -> None:
+        self._call = call
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"slowmo_hvd {what}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Until it is over, however it ends."""
+        self._thread.join()
+
+    def result(self) -> Any:
+        """Wait for it; what it returned, or the error that it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Flight:
+    """From the launch of one fragment's average to its landing.
+
+    Attributes:
+        average: what is under way.
+        window: t, that it ended.
+        rates: the mean learning rates of that window, should the launch be taken back.
+        seconds: for which the launch made training stand still.
+    """
+
+    def __init__(self, average: Average, window: int, rates: Sequence[MeanLearningRate]) -> None:
+        self.average = average
+        self.window = window
+        self.rates = rates
+        self.seconds = 0.0
+        self._launched = self._over = time.perf_counter()
+
+    def start(self, carry_out: Callable[[], None], before: "Flight | None") -> None:
+        """Begin, when the one launched before is over: one at a time is on the wire.
+
+        Args:
+            carry_out: does it.
+            before: that one.
+        """
+
+        def run() -> None:
+            try:
+                if before is not None:
+                    before.result()  # what it raises, all ranks raise from here on
+                carry_out()
+            finally:
+                self._over = time.perf_counter()
+
+        self._launched = time.perf_counter()
+        self._thread = UnderWay(run, "average")
+
+    def wait(self) -> None:
+        """Until nothing of it is under way."""
+        self._thread.wait()
+
+    def result(self) -> None:
+        """Likewise; raise what it has raised."""
+        self._thread.result()
+
+    def record(self, waited: float, landing: float) -> SyncRecord:
+        """What happened, once it has landed.
+
+        Args:
+            waited: seconds that the landing had to wait.
+            landing: seconds that it took in all.
+        """
+        return self.average.record(
+            Sync.WINDOW,
+            self.window,
+            seconds=self.seconds + landing,
+            waiting=waited,
+            hidden=max(self._over - self._launched - waited, 0.0),
+        )
