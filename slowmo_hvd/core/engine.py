@@ -10,6 +10,7 @@ a broadcast of the optimizer's state are too.
 """
 
 import contextlib
+import functools
 import time
 import weakref
 from collections import OrderedDict
@@ -32,13 +33,20 @@ from slowmo_hvd.core.warn import warn
 _living: weakref.WeakSet["Engine"] = weakref.WeakSet()
 
 
-def land_everywhere() -> None:
-    """Land all that is under way in this process, before it takes part in nothing more.
+def landing_first(join: Callable[..., Any]) -> Callable[..., Any]:
+    """Horovod's ``join``, after which this rank takes part in nothing more.
 
-    Not a collective: the other ranks have launched it too, or are about to.
+    What is under way in this process lands before. The other ranks have launched it too, or are
+    about to; a collective that begins after the join would be counted twice.
     """
-    for engine in list(_living):
-        engine.land()
+
+    @functools.wraps(join)
+    def land_and_join(*args: Any, **kwargs: Any) -> Any:
+        for engine in list(_living):
+            engine.land()
+        return join(*args, **kwargs)
+
+    return land_and_join
 
 
 class Engine:
@@ -128,8 +136,7 @@ class Engine:
             RuntimeError: the model is in part old and in part new.
             Exception: what went wrong in an average that has not landed yet.
         """
-        for flight in self._flights.values():
-            flight.wait()
+        self.wait()
         self._check_whole()
         for flight in self._flights.values():
             flight.result()
@@ -147,10 +154,14 @@ class Engine:
         self._abandon()
         self._torn = ""
 
-    def _abandon(self) -> None:
-        """What is under way is of a state that is given up."""
+    def wait(self) -> None:
+        """Until nothing is on the wire, whatever becomes of it."""
         for flight in self._flights.values():
             flight.wait()
+
+    def _abandon(self) -> None:
+        """What is under way is of a state that is given up."""
+        self.wait()
         self._flights = {}
 
     @contextlib.contextmanager
@@ -172,8 +183,7 @@ class Engine:
             warn_after: as in `StallWatch.begin`.
             size: likewise.
         """
-        for flight in self._flights.values():
-            flight.wait()  # it would share wires and names with these
+        self.wait()  # what is under way would share wires and names with these
         with (
             self.transport.critical.entered(self, where, unnamed=unnamed),
             self.transport.stall_watch.waiting(

@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.gathering import gather_json
 from slowmo_hvd.core.pipeline import Load
 from slowmo_hvd.core.plan import Leaf
 from slowmo_hvd.core.roll_call import RollCall
-from slowmo_hvd.torch.fresh_state import forget, reset
+from slowmo_hvd.torch.fresh_state import counts_of, forget, reset
 from slowmo_hvd.torch.means import BufferKey, key_of, sums
 from slowmo_hvd.torch.parameters import parameters_of
+from slowmo_hvd.torch.rooms import Room, read, real, slow_dtype, write
 from slowmo_hvd.torch.second_copies import SecondCopies, second_copies
-from slowmo_hvd.torch.tensors import Room, SlowModel, read, real, slow_dtype, write
+from slowmo_hvd.torch.tensors import SlowModel
 from slowmo_hvd.torch.transport import Transport
 
 
@@ -54,6 +56,41 @@ def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
     return strategy
 
 
+def check_pace(strategy: str, inner: torch.optim.Optimizer, config: SlowMoConfig) -> None:
+    """Raise ValueError where an overlap or fragments do not fit this optimizer.
+
+    Args:
+        strategy: what `resolve_strategy` chose for it.
+        inner: the optimizer.
+        config: how many steps overlap, and how many fragments there are.
+    """
+    name, parameters = type(inner).__name__, len(parameters_of(inner))
+    if config.fragments > parameters:
+        raise ValueError(
+            f"fragments={config.fragments} are more than the {parameters} parameters that they "
+            "are to be dealt"
+        )
+    for setting in ("overlap_steps", "fragments"):
+        given = getattr(config, setting)
+        if isinstance(inner, torch.optim.LBFGS) and given > getattr(SlowMoConfig, setting):
+            raise ValueError(
+                f"{setting}={given} cannot be used with LBFGS: its history is of steps from where "
+                "all of the weights were, and these would move inside it"
+            )
+    if config.overlap_steps and second_copies(inner):
+        raise ValueError(
+            f"overlap_steps={config.overlap_steps} cannot be used with {name}: it keeps copies of "
+            f"the weights ({', '.join(second_copies(inner))}) and steps in them, while the "
+            "weights alone would land"
+        )
+    if config.fragments > 1 and strategy == "reset" and counts_of(inner):
+        raise ValueError(
+            f"buffers='reset' cannot be used with fragments={config.fragments} and {name}: it "
+            f"counts its steps once for all weights ({', '.join(counts_of(inner))}); use "
+            "'maintain'"
+        )
+
+
 class Buffers:
     """The inner optimizer's buffers and its copies of the weights, through the syncs.
 
@@ -67,15 +104,15 @@ class Buffers:
     def __init__(
         self,
         inner: torch.optim.Optimizer,
-        strategy: str,
+        config: SlowMoConfig,
         transport: Transport,
-        bucket_bytes: int,
     ) -> None:
         self.inner = inner
-        self.strategy = resolve_strategy(strategy, inner)
+        self.strategy = resolve_strategy(config.buffers, inner)
+        check_pace(self.strategy, inner, config)
         self.copies = SecondCopies(inner)
         self.transport = transport
-        self.bucket_bytes = bucket_bytes
+        self.bucket_bytes = config.bucket_bytes
         self.agreed: tuple[BufferKey, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,13 +140,16 @@ class Buffers:
         """Whether this worker has a buffer that is not in the agreed list."""
         return self._averages and not set(_buffers(self.inner)).issubset(self.agreed)
 
-    def cross(self, slow: SlowModel, *, sound: bool, opens_window: bool) -> "_Crossing":
+    def cross(
+        self, slow: SlowModel, fragments: Collection[int], *, sound: bool, opens_window: bool
+    ) -> "_Crossing":
         """Come to a sync."""
-        return _Crossing(self, slow, self.strategy, sound=sound, opens_window=opens_window)
+        inside = {position for fragment in fragments for position in slow.parts[fragment]}
+        return _Crossing(self, slow, self.strategy, inside, sound=sound, opens_window=opens_window)
 
     def stop(self, slow: SlowModel, *, sound: bool) -> "_Crossing":
         """Come to where parameters stop being trained."""
-        return _Stop(self, slow, "maintain", sound=sound, opens_window=False)
+        return _Stop(self, slow, "maintain", set(slow.params), sound=sound, opens_window=False)
 
 
 class _Crossing:
@@ -120,6 +160,7 @@ class _Crossing:
         buffers: Buffers,
         slow: SlowModel,
         strategy: str,
+        inside: Collection[int],
         *,
         sound: bool,
         opens_window: bool,
@@ -127,13 +168,15 @@ class _Crossing:
         self._buffers = buffers
         self._slow = slow
         self._strategy = strategy
+        self._inside = inside  # the positions of the parameters that are synchronised
         self._sound = sound
         self._resets = strategy == "reset" and opens_window
+        params = {where: param for where, param in slow.params.items() if where in inside}
         # A reset drops the copies.
-        self._copies = {} if self._resets else buffers.copies.keyed(slow.params)
+        self._copies = {} if self._resets else buffers.copies.keyed(params)
         self.changed = bool(self._copies)
         if sound:
-            buffers.copies.measure(self._copies, slow.params)
+            buffers.copies.measure(self._copies, params)
 
     def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
         if self._strategy == "average":
@@ -160,13 +203,14 @@ class _Crossing:
         Never compressed: Adam divides by second moments, which half precision rounds to 0.
         """
         own = self._own()
-        owners = self._owners(self._buffers.agreed, own, name)
+        keys = [key for key in self._buffers.agreed if key.position in self._inside]
+        owners = self._owners(keys, own, name)
 
         def land(key: BufferKey, inside: slice, total: Tensor) -> None:
             if key in own:
                 write(own[key], inside, total / owners[key])
 
-        return self._sums(self._buffers.agreed, own, land)
+        return self._sums(keys, own, land, "buffers")
 
     def _follow(self, workers: int, name: str) -> Iterator[Load]:
         """Put the copies to where they belong beside the new weights.
@@ -184,7 +228,7 @@ class _Crossing:
                 weights = read(real(self._slow.params[key.position]), inside)
                 write(copies[key], inside, mean.add_(weights))
 
-        return self._sums(self._copies, own, land)
+        return self._sums(self._copies, own, land, "copies")
 
     def _owners(
         self, keys: Iterable[BufferKey], own: Collection[BufferKey], name: str
@@ -199,19 +243,21 @@ class _Crossing:
         keys: Iterable[BufferKey],
         own: Mapping[BufferKey, Tensor],
         land: Callable[[BufferKey, slice, Tensor], None],
+        what: str,
     ) -> Iterator[Load]:
         params = parameters_of(self._buffers.inner)
         leaves = {}
         for key in keys:
             dtype = torch.float64 if key.wide else torch.float32
             leaves[key] = Leaf(key.elements, Room(params[key.position].device, dtype, dtype), 0)
-        return sums(leaves, own, land, self._buffers.bucket_bytes)
+        return sums(leaves, own, land, self._buffers.bucket_bytes, what)
 
     def end(self) -> None:
         if not self._sound:
             forget(self._buffers.inner)
         elif self._resets:
-            reset(self._buffers.inner)
+            params = parameters_of(self._buffers.inner)
+            reset(self._buffers.inner, [params[position] for position in sorted(self._inside)])
 
 
 class _Stop(_Crossing):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from slowmo_hvd.core.schedule import MeanLearningRate
-from slowmo_hvd.core.state import check_state, pack_inner, pack_state, unpack_counters
+from slowmo_hvd.core.state import check_state, migrated, pack_inner, pack_state, unpack_counters
 from slowmo_hvd.torch.inner_state import tensor_form
 from slowmo_hvd.torch.parameters import Parameters, parameters_of
-from slowmo_hvd.torch.tensors import real, slow_dtype
+from slowmo_hvd.torch.rooms import real, slow_dtype
 from slowmo_hvd.torch.training import Training
 
 
@@ -25,13 +25,17 @@ def slow_state(training: Training, inner: Any) -> dict[str, Any]:
         RuntimeError: a sync was broken off, and the state is that of no step.
     """
     engine, known = training.engine, training.known
-    engine.check_whole()
-    slow, rates, groups = training.slow, engine.rates, training.groups()
+    engine.settle()
+    groups = training.groups()
     if known is None:
-        rates = [MeanLearningRate() for _ in groups]
-    elif not (known.are(groups) and known.formed_as(groups)):
+        slow, rates = None, [[MeanLearningRate() for _ in groups] for _ in engine.rates]
+    elif known.are(groups) and known.formed_as(groups):
+        slow, rates = training.slow, engine.rates
+    else:
+        engine.land()  # as the next step would begin
         now = known.at_a_sync(groups)  # new parameters have not had a step yet
-        slow, rates = training.extended(now)[0], now.follow(known, rates)
+        slow = training.extended(now)[0]
+        rates = [now.follow(known, of_fragment) for of_fragment in engine.rates]
     anchors = slow.anchors() if slow else {}
     everyone = range(sum(map(len, groups)) if slow else 0)
     return pack_state(
@@ -41,6 +45,7 @@ def slow_state(training: Training, inner: Any) -> dict[str, Any]:
         anchor=anchors,
         momentum=slow.momenta() if slow else {},
         frozen=[position for position in everyone if position not in anchors],
+        launched=slow.at_launch() if slow else {},
         inner=_of_inner(training.inner, inner),
     )
 
@@ -49,8 +54,9 @@ def check_slow_state(training: Training, saved: Any, inner: Any) -> None:
     """Raise ValueError unless ``saved`` and the inner state with it can be loaded wholly."""
     params = list(map(real, parameters_of(training.inner)))
 
-    def fault(position: int, tensor: Any) -> str | None:
-        return _fault(tensor, slow_dtype(params[position].dtype))
+    def fault(name: str, position: int, tensor: Any) -> str | None:
+        dtype = params[position].dtype
+        return _fault(tensor, dtype if name == "launched" else slow_dtype(dtype))
 
     check_state(
         saved,
@@ -67,17 +73,20 @@ def check_slow_state(training: Training, saved: Any, inner: Any) -> None:
 def load_slow_state(training: Training, saved: Any) -> None:
     """Take a checked slow state over, or begin afresh if it is None."""
     slow = known = None
+    saved = None if saved is None else migrated(saved)
     if saved is not None and saved["step"] + len(saved["anchor"]):
         # First all that can fail, for want of memory. What is frozen now but was trained, or the
         # reverse, is for the next agreement.
+        training.engine.wait()  # it may write into what is loaded, if that is our own
+        tensors = saved["anchor"], saved["momentum"], saved["launched"]
         groups, held = training.groups(), saved["anchor"]
         known = Parameters(groups, [place in held for place in range(sum(map(len, groups)))])
         own = training.slow
         if training.known is not None and training.known.are(groups) and own is not None:
-            slow = own if own.holds(held, saved["momentum"]) else None
+            slow = own if own.holds(*tensors) else None
         if slow is None:
-            slow = training.slow_model(groups, held)
-            slow.load(held, saved["momentum"])
+            slow = training.slow_model(groups, held, fragments=training.engine.config.fragments)
+            slow.load(*tensors)
     training.begin_afresh()
     if saved is not None:
         training.engine.rates = unpack_counters(saved, training.engine.schedule)
@@ -93,7 +102,7 @@ def _shapes(inner: torch.optim.Optimizer) -> list[tuple[int, ...]]:
 
 
 def _fault(tensor: Any, dtype: torch.dtype) -> str | None:
-    """What is wrong with a saved anchor or momentum that is to be of this dtype."""
+    """What is wrong with a saved tensor that is to be of this dtype."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         return f"is no dense tensor with values but a {type(tensor).__name__}"
     if tensor.dtype != dtype:

@@ -10,7 +10,7 @@ from torch import Tensor
 from slowmo_hvd.core.pipeline import send
 from slowmo_hvd.core.plan import Bucket, Leaf, plan
 from slowmo_hvd.torch.broadcast import bytes_of
-from slowmo_hvd.torch.tensors import Room, capacities, read, real, write
+from slowmo_hvd.torch.rooms import Room, capacities, read, real, write
 from slowmo_hvd.torch.transport import Transport
 
 _WORD = Room(torch.device("cpu"), torch.uint8, torch.int64)
@@ -44,8 +44,10 @@ def take_roots(
     }
     gaps = [0.0]
     loads = [
-        _Roots(bucket, numbers, gaps, mine=hvd.rank() == root)
-        for bucket in plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets
+        _Roots(f"bucket{index}", bucket, numbers, gaps, mine=hvd.rank() == root)
+        for index, bucket in enumerate(
+            plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets
+        )
     ]
     send(loads, transport, name)
     return max(gaps)
@@ -57,9 +59,15 @@ class _Roots:
     exact = True
 
     def __init__(
-        self, bucket: Bucket, numbers: Sequence[Tensor], gaps: list[float], *, mine: bool
+        self,
+        name: str,
+        bucket: Bucket,
+        numbers: Sequence[Tensor],
+        gaps: list[float],
+        *,
+        mine: bool,
     ) -> None:
-        self.room, self.size = bucket.room, bucket.size
+        self.name, self.room, self.size = name, bucket.room, bucket.size
         self._bucket, self._numbers, self._gaps, self._mine = bucket, numbers, gaps, mine
 
     def _parts(self, wire: Tensor) -> Iterator[tuple[Tensor, slice, Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.pipeline import Load
 from slowmo_hvd.core.plan import Bucket, Leaf, plan
-from slowmo_hvd.torch.tensors import capacities, read, real, slow_dtype
+from slowmo_hvd.torch.rooms import capacities, read, real, slow_dtype
 
 Key = TypeVar("Key")
 
@@ -33,6 +33,7 @@ def sums(
     given: Mapping[Key, Tensor],
     land: Callable[[Key, slice, Tensor], None],
     bucket_bytes: int,
+    what: str,
 ) -> Iterator[Load]:
     """The loads that sum tensors over the workers, uncompressed.
 
@@ -41,11 +42,13 @@ def sums(
         given: those that this worker adds; of the others it adds zeros.
         land: takes a key, a slice of its elements, and their sum.
         bucket_bytes: of a bucket, at the most.
+        what: they are, in the name of each load.
     """
     keys = list(leaves)
     numbered = dict(enumerate(leaves.values()))
-    for bucket in plan(numbered, numbered, capacities(numbered.values(), bucket_bytes)).buckets:
-        yield _Sum(bucket, keys, given, land)
+    buckets = plan(numbered, numbered, capacities(numbered.values(), bucket_bytes)).buckets
+    for index, bucket in enumerate(buckets):
+        yield _Sum(f"{what}.bucket{index}", bucket, keys, given, land)
 
 
 class _Sum(Generic[Key]):
@@ -55,12 +58,13 @@ class _Sum(Generic[Key]):
 
     def __init__(
         self,
+        name: str,
         bucket: Bucket,
         keys: list[Key],
         given: Mapping[Key, Tensor],
         land: Callable[[Key, slice, Tensor], None],
     ) -> None:
-        self.room, self.size = bucket.room, bucket.size
+        self.name, self.room, self.size = name, bucket.room, bucket.size
         self._bucket, self._keys, self._given, self._land = bucket, keys, given, land
 
     def _parts(self, wire: Tensor) -> Iterator[tuple[Key, slice, Tensor]]:

@@ -11,7 +11,7 @@ from slowmo_hvd.core.agreement import as_figures, check_agreement
 from slowmo_hvd.core.pipeline import send
 from slowmo_hvd.core.plan import Leaf
 from slowmo_hvd.torch.means import sums
-from slowmo_hvd.torch.tensors import Room, real, write
+from slowmo_hvd.torch.rooms import Room, real, write
 from slowmo_hvd.torch.transport import Transport
 
 
@@ -87,7 +87,7 @@ def average_buffers(
         for name, buffer in numbers.items()
     }
     given = {name: buffer for name, buffer in numbers.items() if name in finite}
-    send(sums(leaves, given, land, bucket_bytes), transport, name)
+    send(sums(leaves, given, land, bucket_bytes, "buffers"), transport, name)
     by_name = zip(numbers, counts[len(numbers) :], strict=True)
     lost = [name for name, having_nan in by_name if having_nan and not owners[name]]
     if not lost:

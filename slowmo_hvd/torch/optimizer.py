@@ -89,6 +89,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
             FloatingPointError on every worker. Without a finite worker it always raises.
         bucket_bytes: what a sync sends at once, >= 8. Two buckets need memory, beside the slow
             state; more of them hide more of the arithmetic behind the wire.
+        overlap_steps: d, the local steps that go on while an average is under way; none is lost.
+            0 <= d < τ. With 0 training waits for it, as in the paper. It costs a copy of what is
+            under way.
+        fragments: F, the parts in which the parameters travel, each once in τ steps, one after the
+            other; 1 <= F <= τ. So F times less travels at once. With `overlap_steps` it is
+            Streaming DiLoCo (arXiv 2501.18512), but that no step is lost.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -121,6 +127,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
         bucket_bytes: int = 32 * 2**20,
+        overlap_steps: int = 0,
+        fragments: int = 1,
     ) -> None:
         # Not super().__init__(): it would replace the inner optimizer's state and groups.
         check_inner(optimizer)
@@ -141,6 +149,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             warmup_steps=warmup_steps,
             on_nonfinite=on_nonfinite,
             bucket_bytes=bucket_bytes,
+            overlap_steps=overlap_steps,
+            fragments=fragments,
         )
         check_compression(compression)
         check_flag("sparse_as_dense", sparse_as_dense)

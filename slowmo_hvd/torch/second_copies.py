@@ -21,7 +21,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.checks import check_copies
 from slowmo_hvd.torch.means import BufferKey, key_of
-from slowmo_hvd.torch.tensors import real
+from slowmo_hvd.torch.rooms import real
 
 
 def second_copies(inner: torch.optim.Optimizer) -> tuple[str, ...]:

@@ -1,65 +1,24 @@
 """The slow state in memory: anchor x_{t,0} and slow momentum u_t, and the arithmetic on a bucket.
 
 Memory in units of the parameters at float32: one for the anchor and, where β > 0, one for the
-momentum; and two buckets for what is on the wire.
+momentum; two buckets for what is on the wire; and while an average is under way, one copy of its
+fragment.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.core.plan import Bucket, Leaf, Piece, plan
+from slowmo_hvd.core.plan import Bucket, Leaf, Piece, plan, share_out
+from slowmo_hvd.torch.arithmetic import displacement, land, outer_step, strides, zero
+from slowmo_hvd.torch.launched import Launched
+from slowmo_hvd.torch.rooms import Room, capacities, read, real, room_of, write
 
 _LARGE = 2**14  # elements of a slice that is worth a call of its own
-_IN_CACHE = 2**15  # elements of anchor, momentum and displacement that one outer step takes at once
-
-
-def real(tensor: Tensor) -> Tensor:
-    """``tensor`` without its graph, a complex one as pairs of real numbers: what is averaged."""
-    detached = tensor.detach()
-    return torch.view_as_real(detached) if detached.is_complex() else detached
-
-
-def slow_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64 parameters, float32 for all others, half precision included."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def read(tensor: Tensor, inside: slice) -> Tensor:
-    """A slice of a tensor's elements, flat; a view, unless its memory has gaps."""
-    return tensor.reshape(-1)[inside]
-
-
-def write(tensor: Tensor, inside: slice, values: Tensor) -> None:
-    """Put flat values there."""
-    flat = tensor.reshape(-1)
-    flat[inside].copy_(values)
-    if flat.data_ptr() != tensor.data_ptr():  # a copy
-        tensor.copy_(flat.view(tensor.shape))
-
-
-class Room(NamedTuple):
-    """What the tensors in one flat tensor have in common."""
-
-    device: torch.device
-    dtype: torch.dtype  #: of `real`
-    wire: torch.dtype  #: on the wire, and of the slow state
-
-
-def room_of(param: Tensor) -> Room:
-    """A parameter's."""
-    dtype = real(param).dtype
-    return Room(param.device, dtype, slow_dtype(dtype))
-
-
-def capacities(leaves: Iterable[Leaf], bucket_bytes: int) -> dict[Room, int]:
-    """Elements of a bucket at the most, for each room."""
-    rooms = {leaf.room for leaf in leaves}
-    return {room: bucket_bytes // room.wire.itemsize for room in rooms}
 
 
 class _Part(NamedTuple):
@@ -91,6 +50,7 @@ class SlowModel:
     Attributes:
         params: the parameters by position.
         plan: the buckets.
+        launched: the fragments whose averages are under way.
     """
 
     def __init__(
@@ -100,6 +60,7 @@ class SlowModel:
         *,
         with_momentum: bool,
         bucket_bytes: int,
+        fragments: int = 1,
     ) -> None:
         """Take the parameters' values as the anchor; u_0 = 0.
 
@@ -108,20 +69,25 @@ class SlowModel:
             trained: the positions of those to hold.
             with_momentum: whether there is a u to keep, that is β > 0.
             bucket_bytes: of a bucket on the wire, at the most.
+            fragments: F, into which all parameters are dealt, those that are not held too: to
+                freeze some deals out none of the others anew.
         """
         held = set(trained)
         in_order = enumerate((index, p) for index, group in enumerate(groups) for p in group)
         self.params: dict[int, Tensor] = {}
         self._shapes: dict[int, torch.Size] = {}
         leaves: dict[int, Leaf] = {}
+        sizes = []
         for position, (index, param) in in_order:
+            sizes.append(param.numel())
             if position in held:
                 numbers = real(param)
                 self.params[position] = param
                 self._shapes[position] = numbers.shape
                 leaves[position] = Leaf(numbers.numel(), room_of(param), index)
         self._leaves = leaves
-        self.plan = plan(leaves, leaves, capacities(leaves.values(), bucket_bytes))
+        self.parts = share_out(sizes, fragments)
+        self.plan = plan(leaves, leaves, capacities(leaves.values(), bucket_bytes), self.parts)
         self._anchor: dict[Room, Tensor] = {}
         self._momentum: dict[Room, Tensor] = {}
         for room, size in self.plan.sizes.items():
@@ -131,10 +97,12 @@ class SlowModel:
         for position, anchor in self.anchors().items():
             anchor.copy_(real(self.params[position]))
         self._parts: dict[int, tuple[list[int], list[_Part]]] = {}
+        self.launched: dict[int, Launched] = {}
+        self._spare: list[Tensor] = []  # memory of what has landed
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle: a copy's parameters have other memory."""
-        return {**self.__dict__, "_parts": {}}
+        return {**self.__dict__, "_parts": {}, "_spare": []}
 
     # ---- on one bucket -------------------------------------------------------------------
 
@@ -143,18 +111,23 @@ class SlowModel:
         """All that is synchronised."""
         return self.plan.buckets
 
-    @property
-    def nbytes(self) -> int:
-        """What the displacements have on the wire."""
-        return sum(flat.nbytes for flat in self._anchor.values())
+    def buckets_of(self, fragment: int) -> Sequence[Bucket]:
+        """What of it is."""
+        return self.plan.fragments[fragment]
 
-    def squared_norm(self, memory: Callable[[Bucket], Tensor]) -> float:
+    def nbytes(self, fragments: Iterable[int]) -> int:
+        """What the displacements have on the wire."""
+        buckets = (bucket for fragment in fragments for bucket in self.buckets_of(fragment))
+        return sum(bucket.size * bucket.room.wire.itemsize for bucket in buckets)
+
+    def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Tensor]) -> float:
         """‖x^i‖²; not finite if any parameter is not.
 
         Args:
+            buckets: in these.
             memory: gives some of a bucket's size, to work in.
         """
-        squares = [self._squared_norm(bucket, memory(bucket)) for bucket in self.buckets]
+        squares = [self._squared_norm(bucket, memory(bucket)) for bucket in buckets]
         if not squares:
             return 0.0
         device = squares[0].device  # one look at a GPU
@@ -173,22 +146,12 @@ class SlowModel:
         out.zero_()
 
     def displacement(self, bucket: Bucket, out: Tensor) -> Tensor:
-        """d^i = x_{t,0} - x^i of this worker; return its squared norm.
-
-        Half-precision parameters started the window from the anchor rounded to their dtype, so
-        that is what their displacement is measured from: the rounding is no progress of theirs,
-        and the float32 anchor keeps what is too small for them to show.
-        """
-        room, squares = bucket.room, _nothing(bucket.room)
+        """d^i = x_{t,0} - x^i of this worker; return its squared norm."""
+        room, squares = bucket.room, zero(bucket.room)
         for part in self._parts_of(bucket):
             anchor = self._anchor[room][part.start : part.stop]
             wire = out[part.offset : part.offset + len(anchor)]
-            numbers = self._numbers(part, wire)
-            for at in _strides(len(anchor), room):
-                start = anchor[at] if room.dtype == room.wire else anchor[at].to(room.dtype)
-                displacement = wire[at]
-                torch.sub(start, numbers[at], out=displacement)
-                squares += torch.dot(displacement, displacement)
+            squares += displacement(anchor, self._numbers(part, wire), wire, room)
         return squares
 
     def outer_step(
@@ -204,22 +167,16 @@ class SlowModel:
             workers: how many workers are in the sum.
             steps: the coefficients of each parameter group.
         """
-        room, squares = bucket.room, _nothing(bucket.room)
+        room, squares = bucket.room, zero(bucket.room)
         for part in self._parts_of(bucket):
             inside = slice(part.start, part.stop)
             anchor = self._anchor[room][inside]
             momentum = self._momentum[room][inside] if room in self._momentum else None
-            displacement = total[part.offset : part.offset + len(anchor)]
+            sums = total[part.offset : part.offset + len(anchor)]
             alone = part.slices[0] if len(part.slices) == 1 else None
-            for at in _strides(len(anchor), room):
-                x, d = anchor[at], displacement[at]
-                u = None if momentum is None else momentum[at]
-                squares += torch.dot(d, d)
-                _outer_step(x, u, d, workers, steps[part.group])
-                if alone is not None:
-                    alone[at].copy_(x)
+            squares += outer_step(anchor, momentum, sums, workers, steps[part.group], room, alone)
             if alone is None:
-                self._restart(part, anchor)
+                self._write(part, anchor)
         return squares
 
     def anchor(self, bucket: Bucket, out: Tensor) -> None:
@@ -229,7 +186,7 @@ class SlowModel:
     def set_anchor(self, bucket: Bucket, values: Tensor) -> float:
         """Take these for a bucket's anchors; return the largest difference, NaN if there is one."""
         anchor, apart = self._anchor_of(bucket), 0.0
-        for at in _strides(len(anchor), bucket.room):
+        for at in strides(len(anchor), bucket.room):
             gap = (anchor[at] - values[at]).abs().max().double().item()
             if not gap <= apart and not math.isnan(apart):  # a NaN comes, and stays
                 apart = gap
@@ -239,13 +196,14 @@ class SlowModel:
     def _anchor_of(self, bucket: Bucket) -> Tensor:
         return self._anchor[bucket.room][bucket.runs[0].start : bucket.runs[-1].stop]
 
-    def _restart(self, part: _Part, anchor: Tensor) -> None:
+    def _write(self, part: _Part, values: Tensor) -> None:
+        """Put values into the parameters of a part."""
         if part.scattered is not None:
             inside = slice(part.scattered.start, part.scattered.stop)
-            write(real(self.params[part.scattered.leaf]), inside, anchor)
+            write(real(self.params[part.scattered.leaf]), inside, values)
         else:
-            starts = torch.split(anchor, [len(numbers) for numbers in part.slices])
-            torch._foreach_copy_(part.slices, starts)
+            split = torch.split(values, [len(numbers) for numbers in part.slices])
+            torch._foreach_copy_(part.slices, split)
 
     def _numbers(self, part: _Part, scratch: Tensor) -> Tensor:
         """The parameters of a part, flat; where there are several, in ``scratch``."""
@@ -280,6 +238,63 @@ class SlowModel:
                 parts.append(part)
         return parts
 
+    # ---- while steps go on ---------------------------------------------------------------
+
+    def launch(self, fragment: int) -> Launched:
+        """Remember where x^i is; return what has the displacements from there."""
+        buckets = self.buckets_of(fragment)
+        launched = Launched(buckets, self._anchor, self._momentum, self._spare_memory)
+        self.launched[fragment] = launched
+        self._remember(fragment)
+        return launched
+
+    def _remember(self, fragment: int) -> None:
+        for part, room in self._parts_in(fragment):
+            out = self.launched[fragment].part(room, part.start, part.stop)
+            numbers = self._numbers(part, out)
+            if len(part.slices) == 1 or part.scattered is not None:
+                out.copy_(numbers)
+
+    def return_to_anchor(self, fragment: int) -> None:
+        """Put x^i back to x_{t,0}."""
+        for part, room in self._parts_in(fragment):
+            self._write(part, self._anchor[room][part.start : part.stop])
+        self._remember(fragment)
+
+    def land(self, fragment: int) -> None:
+        """x^i ← x_{t+1,0} + (x^i - x^i at the launch), which is forgotten."""
+        launched = self.launched[fragment]
+        for part, room in self._parts_in(fragment):
+            anchor = self._anchor[room][part.start : part.stop]
+            before = launched.part(room, part.start, part.stop)
+            if len(part.slices) == 1:
+                land(anchor, before, part.slices[0], part.slices[0], room)
+            else:
+                numbers = self._numbers(part, torch.empty_like(before))
+                landed = torch.empty_like(before)
+                land(anchor, before, numbers, landed, room)
+                self._write(part, landed)
+        self.drop(fragment)
+
+    def drop(self, fragment: int) -> None:
+        """Forget a launch."""
+        # A GPU has torch's caching allocator for that.
+        flats = self.launched.pop(fragment).flats.values()
+        self._spare.extend(flat for flat in flats if flat.device.type == "cpu")
+
+    def _parts_in(self, fragment: int) -> Iterator[tuple[_Part, Room]]:
+        for bucket in self.buckets_of(fragment):
+            for part in self._parts_of(bucket):
+                yield part, bucket.room
+
+    def _spare_memory(self, room: Room, size: int) -> Tensor:
+        """Memory of what has landed: on a CPU to map it anew costs more than to copy into it."""
+        for index, flat in enumerate(self._spare):
+            if (flat.device, flat.dtype, len(flat)) == (room.device, room.dtype, size):
+                return self._spare.pop(index)
+        self._spare.clear()  # of fragments of other sizes
+        return torch.empty(size, dtype=room.dtype, device=room.device)
+
     # ---- on all of it --------------------------------------------------------------------
 
     def restart(self, positions: Collection[int]) -> None:
@@ -310,15 +325,37 @@ class SlowModel:
                 momenta[position].copy_(old_momenta[place])
         return taken
 
-    def load(self, anchors: Mapping[int, Tensor], momenta: Mapping[int, Tensor]) -> None:
+    def load(
+        self,
+        anchors: Mapping[int, Tensor],
+        momenta: Mapping[int, Tensor],
+        launched: Mapping[int, Tensor],
+    ) -> None:
         """Copy saved tensors in, by the parameter's position."""
-        for ours, saved in ((self.anchors(), anchors), (self.momenta(), momenta)):
+        for fragment, part in enumerate(self.parts):
+            if not launched.keys().isdisjoint(part):
+                self.launch(fragment)
+        pairs = (
+            (self.anchors(), anchors),
+            (self.momenta(), momenta),
+            (self.at_launch(), launched),
+        )
+        for ours, saved in pairs:
             for position, tensor in ours.items():
                 tensor.copy_(saved[position])
 
-    def holds(self, anchors: Mapping[int, Tensor], momenta: Mapping[int, Tensor]) -> bool:
+    def holds(
+        self,
+        anchors: Mapping[int, Tensor],
+        momenta: Mapping[int, Tensor],
+        launched: Mapping[int, Tensor],
+    ) -> bool:
         """Whether these are its own, not copies of them."""
-        pairs = ((self.anchors(), anchors), (self.momenta(), momenta))
+        pairs = (
+            (self.anchors(), anchors),
+            (self.momenta(), momenta),
+            (self.at_launch(), launched),
+        )
         return all(_memory(ours) == _memory(theirs) for ours, theirs in pairs)
 
     def anchors(self) -> dict[int, Tensor]:
@@ -329,6 +366,19 @@ class SlowModel:
         """u_t by the parameter's position; views, not copies. Empty where β = 0."""
         return self._views(self._momentum)
 
+    def at_launch(self) -> dict[int, Tensor]:
+        """x^i at the launch by the position of what has not landed; views, not copies."""
+        views = {}
+        for fragment, launched in self.launched.items():
+            for position in filter(self._leaves.__contains__, self.parts[fragment]):
+                leaf, begin = self._leaves[position], self.plan.places[position]
+                if leaf.size:
+                    flat = launched.part(leaf.room, begin, begin + leaf.size)
+                else:
+                    flat = torch.empty(0, dtype=leaf.room.dtype, device=leaf.room.device)
+                views[position] = flat.view(self._shapes[position])
+        return views
+
     def _views(self, flats: Mapping[Room, Tensor]) -> dict[int, Tensor]:
         views = {}
         for position, leaf in self._leaves.items():
@@ -337,32 +387,6 @@ class SlowModel:
                 flat = flats[leaf.room][begin : begin + leaf.size]
                 views[position] = flat.view(self._shapes[position])
         return views
-
-
-def _outer_step(
-    anchor: Tensor, momentum: Tensor | None, total: Tensor, workers: int, step: OuterStep
-) -> None:
-    """The outer step in place."""
-    anchor.add_(total, alpha=-step.step / workers)
-    if momentum is None:
-        return
-    if step.carry:
-        anchor.add_(momentum, alpha=-step.carry)
-    if step.decay != 1:
-        momentum.mul_(step.decay)
-    if step.gain:
-        momentum.add_(total, alpha=step.gain / workers)
-
-
-def _nothing(room: Room) -> Tensor:
-    return torch.zeros((), dtype=torch.float64, device=room.device)
-
-
-def _strides(size: int, room: Room) -> list[slice]:
-    """Slices that a CPU keeps in its cache from one operation to the next; a GPU wants all."""
-    if room.device.type != "cpu":
-        return [slice(0, size)]
-    return [slice(at, min(at + _IN_CACHE, size)) for at in range(0, size, _IN_CACHE)]
 
 
 def _are_small(*parts: _Part) -> bool:

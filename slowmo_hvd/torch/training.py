@@ -14,7 +14,6 @@ from slowmo_hvd.core.elastic_job import ONE_STEP, before_run
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.peers import Peer, take_anchor
 from slowmo_hvd.core.roll_call import frozen_without
-from slowmo_hvd.core.schedule import Sync
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.torch.arguments import check_groups
 from slowmo_hvd.torch.buffers import Buffers
@@ -24,7 +23,7 @@ from slowmo_hvd.torch.module_buffers import average_buffers
 from slowmo_hvd.torch.parameters import Names, Parameters
 from slowmo_hvd.torch.second_copies import in_train_mode
 from slowmo_hvd.torch.tensors import SlowModel
-from slowmo_hvd.torch.transport import Transport, critical, stall_watch
+from slowmo_hvd.torch.transport import Transport, stall_watch
 
 _logger = logging.getLogger("slowmo_hvd")
 _Method = TypeVar("_Method", bound=Callable[..., None])
@@ -63,7 +62,7 @@ class Training:
         self._compression = compression
         none = compression is hvd.Compression.none
         self._transport = Transport(process_set, None if none else compression)
-        self._buffers = Buffers(inner, config.buffers, self._transport, config.bucket_bytes)
+        self._buffers = Buffers(inner, config, self._transport)
         self.engine = Engine(config, self._transport, self._buffers, len(inner.param_groups))
         self._peer = Peer()
         self._names = Names(named)
@@ -99,7 +98,7 @@ class Training:
     @property
     def member(self) -> bool:
         """Whether this rank trains in the process set; if not, its steps are local for good."""
-        return bool(self.process_set.included())
+        return self._transport.member
 
     @_eager
     def before_step(self) -> None:
@@ -120,9 +119,9 @@ class Training:
         """Count one attempted step, taken at these learning rates; synchronise if that is due."""
         if not self.member or self._local:
             return
-        due = self.engine.count(lr.detach() if isinstance(lr, Tensor) else lr for lr in lrs)
-        if due is not None:
-            self._end_window(due)
+        rates = (lr.detach() if isinstance(lr, Tensor) else lr for lr in lrs)
+        if self.engine.count(rates):
+            self._synchronise(self.engine.act)
 
     @_eager
     def flush(self, model: torch.nn.Module | None = None) -> None:
@@ -131,13 +130,13 @@ class Training:
         Rank-equal: it goes by counters and by the argument. Where some ranks gave no model, the
         comparison after a sync tells; where a window has just begun, these do not come.
         """
-        syncs = self.engine.schedule.position > 0
+        syncs = self.engine.parted
         if self.engine.schedule.step == 0 or not self.member or not (syncs or model is not None):
             return
         self.engine.check()
         if syncs:
             with in_train_mode(self.inner):
-                self._end_window(Sync.FLUSH)
+                self._synchronise(self.engine.flush)
         else:
             self._agree(stepping=False)
         self._average_buffers(model)
@@ -146,10 +145,7 @@ class Training:
     def _average_buffers(self, model: torch.nn.Module | None) -> None:
         step = self.engine.schedule.step
         where = f"the average of the model's buffers after step {step}"
-        with (
-            critical.entered(self.engine, where),
-            stall_watch.waiting(self.engine, f"in {where}, which every rank gives to flush()"),
-        ):
+        with self.engine.together(where, f"in {where}, which every rank gives to flush()"):
             name, bucket_bytes = f"{self.engine.name}.model", self.engine.config.bucket_bytes
             said = average_buffers(model, self._transport, name, step, bucket_bytes)
         warn(said)
@@ -172,23 +168,20 @@ class Training:
         groups, known = self.groups(), self.known
         if not self._agreed or known is None:
             refuse_schedule_free_around()
-            with (
-                critical.entered(self.engine, "the first step", unnamed=True),
-                stall_watch.waiting(self.engine, "in the first step", warn_after=10),
-            ):
+            with self.engine.together("the first step", unnamed=True, warn_after=10):
                 said = self._agree_on(Parameters(groups), None)
             warn(said)
             return
         if known.are(groups) and (known.switched_as if stepping else known.formed_as)(groups):
             return
         check_groups(self.inner)
+        self.engine.land()  # on parameters that may be gone; every rank that changed some does so
         now = Parameters(groups) if stepping else known.at_a_sync(groups)
         step, difference = self.engine.schedule.step, now.difference(known)
         _logger.info("other parameters after %d steps (%s): all ranks agree anew", step, difference)
         where, size = f"other parameters after step {step}", self._bytes(self.slow)
-        with (
-            critical.entered(self.engine, f"the agreement on {where}", unnamed=True),
-            stall_watch.waiting(self.engine, f"to agree on {where}", size=size),
+        with self.engine.together(
+            f"the agreement on {where}", f"to agree on {where}", unnamed=True, size=size
         ):
             self.engine.meet()
             said = self._agree_on(now, known)
@@ -212,7 +205,7 @@ class Training:
         root = self._peer.agree(self.engine, figures)
         apart, excluded = self._freeze(now, before, root)
         slow, gaps = self._take_anchor(now, root)
-        self.engine.rates = now.follow(self.known, self.engine.rates)
+        self.engine.rates = [now.follow(self.known, of_one) for of_one in self.engine.rates]
         self.engine.slow, self.known, self._agreed = slow, now, True
         self._buffers.agreed = ()  # a rank that is new here has agreed on none
         # Not before the end: a script may have made warnings errors, on this rank alone too.
@@ -233,7 +226,7 @@ class Training:
         """
         excluded: tuple[int, ...] = ()
         since = now.frozen_since(before) if before else []
-        if since and self.engine.schedule.position > 0:
+        if since and self.engine.parted:
             assert self.slow is not None
             part = self.slow_model(now.groups, since, momentum=False)
             part.inherit(self.slow)
@@ -270,11 +263,17 @@ class Training:
 
         The others are anchored where they are.
         """
-        slow = self.slow_model(now.groups, now.trained)
+        fragments = self.engine.config.fragments
+        slow = self.slow_model(now.groups, now.trained, fragments=fragments)
         return slow, slow.inherit(self.slow) if self.slow else set()
 
     def slow_model(
-        self, groups: Sequence[Sequence[Tensor]], held: Collection[int], *, momentum: bool = True
+        self,
+        groups: Sequence[Sequence[Tensor]],
+        held: Collection[int],
+        *,
+        momentum: bool = True,
+        fragments: int = 1,
     ) -> SlowModel:
         """A slow state of the parameters at these positions, anchored where they are."""
         config = self.engine.config
@@ -283,6 +282,7 @@ class Training:
             held,
             with_momentum=momentum and config.slow_momentum > 0,
             bucket_bytes=config.bucket_bytes,
+            fragments=fragments,
         )
 
     def _take_anchor(self, now: Parameters, root: int) -> tuple[SlowModel, list[float]]:
@@ -300,9 +300,10 @@ class Training:
 
     def _bytes(self, slow: SlowModel | None) -> int:
         """What its displacements have on the wire."""
-        return 0 if slow is None or self._transport.alone else slow.nbytes
+        alone = slow is None or self._transport.alone
+        return 0 if slow is None or alone else slow.nbytes(range(len(slow.parts)))
 
     @_plain
-    def _end_window(self, kind: Sync) -> None:
+    def _synchronise(self, how: Callable[[], None]) -> None:
         self._agree(stepping=False)
-        self.engine.sync(kind)
+        how()

@@ -5,8 +5,9 @@ them by the schedule and what the ranks agreed on alone. A sum is also the one c
 Horovod still carries out after a rank has called ``hvd.join()``: such a rank adds zeros.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import horovod.torch as hvd
@@ -18,7 +19,7 @@ from slowmo_hvd.core.critical_section import CriticalSections
 from slowmo_hvd.core.stall import StallWatch
 from slowmo_hvd.core.transport import Sealed
 from slowmo_hvd.core.transport import Transport as CoreTransport
-from slowmo_hvd.torch.tensors import Room
+from slowmo_hvd.torch.rooms import Room
 
 stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
 critical = CriticalSections(hvd.rank, HorovodInternalError)  #: likewise
@@ -70,13 +71,28 @@ class Transport(CoreTransport):
         row = torch.tensor(numbers, dtype=torch.float64, device="cpu")
         return row, None if self.alone else self._start(row, name)
 
-    def finish_numbers(self, started: tuple[Tensor, int | None]) -> list[float]:
+    def _finish_numbers(self, started: tuple[Tensor, int | None]) -> list[float]:
         """Wait for it."""
         row, handle = started
         if handle is not None:
             wait(handle)
         numbers: list[float] = row.tolist()
         return numbers
+
+    def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """Without a graph, and on the streams of this thread."""
+        initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        devices = range(torch.cuda.device_count() if initialised else 0)
+        streams = [torch.cuda.current_stream(device) for device in devices]
+
+        def on_streams() -> Any:
+            with contextlib.ExitStack() as stack:
+                for stream in streams:
+                    stack.enter_context(torch.cuda.stream(stream))
+                with torch.no_grad():
+                    return call()
+
+        return on_streams
 
     def _largest(self, wire: Tensor) -> float:
         return wire.abs().max().item()

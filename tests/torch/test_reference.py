@@ -61,6 +61,7 @@ def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: torch.dtype
         hvd.size(),
         steps=STEPS,
         flush_after=course.flush_after,
+        fragment_of=[0, config.fragments - 1],
     )
     for step, expected in enumerate(reference):
         take_step(optimizer, schedule(step), lambda x, step=step: gradient(hvd.rank(), step, x))
@@ -72,7 +73,7 @@ def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: torch.dtype
         if config.slow_momentum > 0:
             momentum = list(slow["momentum"].values())
             assert_close(momentum, expected.momentum, 30 * TOLERANCE[dtype])  # d̄/γ loses digits
-        assert (slow["step"], slow["window"]) == (expected.step, expected.window)
+        assert (slow["step"], slow["window"]) == (expected.step, expected.windows)
 
 
 # Inner optimizer, buffers, course and outer Nesterov: of all combinations, so many that every pair
@@ -108,6 +109,31 @@ def test_matches_the_reference_in_single_precision(
         warmup_steps=COURSES[course].warmup_steps,
     )
     check(config, INNER[name], COURSES[course], torch.float32)
+
+
+PACES = [{"overlap_steps": 1}, {"overlap_steps": 2}, {"fragments": 2}]
+PACES += [{"fragments": 2, "overlap_steps": d} for d in (1, 2)]
+
+
+@pytest.mark.parametrize("pace", PACES, ids=str)
+@pytest.mark.parametrize("course", ["decay", "to zero", "warm-up and flushes"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_matches_the_reference_with_an_overlap_and_fragments(
+    name: str, course: str, pace: dict[str, int]
+) -> None:
+    config = SlowMoConfig(
+        sync_period=COURSES[course].sync_period,
+        slow_momentum=0.6,
+        nesterov=name == "SGD",
+        warmup_steps=COURSES[course].warmup_steps,
+        **pace,
+    )
+    check(config, INNER[name], COURSES[course], torch.float64)
+
+
+def test_matches_the_reference_with_the_averaged_buffers_of_fragments() -> None:
+    config = SlowMoConfig(sync_period=4, slow_momentum=0.6, buffers="average", fragments=2)
+    check(config, INNER["AdamW"], COURSES["decay"], torch.float64)
 
 
 @pytest.mark.parametrize("course", ["to zero", "warm-up and flushes"])
