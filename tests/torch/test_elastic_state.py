@@ -32,7 +32,7 @@ def test_restore_brings_back_what_was_committed() -> None:
     state.restore()
     slow = optimizer.state_dict()["slowmo"]
     assert slow["momentum"][0].item() == committed
-    assert (slow["window"], slow["position"], slow["step"]) == (1, 1, 3)
+    assert (slow["window"], slow["position"], slow["step"]) == ([1], [1], 3)
 
 
 @pytest.mark.ranks(2)
@@ -45,7 +45,7 @@ def test_sync_gives_a_joining_worker_the_slow_state_of_rank_0() -> None:
     state = hvd.elastic.TorchState(model=model, optimizer=optimizer)
     state.sync()
     slow = optimizer.state_dict()["slowmo"]
-    assert (slow["window"], slow["position"], slow["step"]) == (1, 1, 3)
+    assert (slow["window"], slow["position"], slow["step"]) == ([1], [1], 3)
     assert torch.equal(slow["momentum"][0], before["momentum"][0])
     optimizer.step()  # ends the window, on both ranks
     assert optimizer.sync_stats.last is not None
