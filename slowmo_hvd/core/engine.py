@@ -10,7 +10,6 @@ a broadcast of the optimizer's state are too.
 """
 
 import contextlib
-import functools
 import time
 import weakref
 from collections import OrderedDict
@@ -23,7 +22,7 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.flight import Flight
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.plan import Bucket
-from slowmo_hvd.core.ports import Crossing, Inner, Overlapping, Slow
+from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, mark_of_change
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
@@ -33,20 +32,15 @@ from slowmo_hvd.core.warn import warn
 _living: weakref.WeakSet["Engine"] = weakref.WeakSet()
 
 
-def landing_first(join: Callable[..., Any]) -> Callable[..., Any]:
-    """Horovod's ``join``, after which this rank takes part in nothing more.
+def land_everywhere() -> None:
+    """Land what is under way in this process: before ``hvd.join()``, when it sends nothing more.
 
-    What is under way in this process lands before. The other ranks have launched it too, or are
-    about to; a collective that begins after the join would be counted twice.
+    Not a collective: the other ranks have launched it too, or are about to. What began after the
+    join would count for a rank that is still missing.
     """
-
-    @functools.wraps(join)
-    def land_and_join(*args: Any, **kwargs: Any) -> Any:
-        for engine in list(_living):
+    for engine in list(_living):
+        if engine.under_way:
             engine.land()
-        return join(*args, **kwargs)
-
-    return land_and_join
 
 
 class Engine:
@@ -73,7 +67,7 @@ class Engine:
         transport: Transport,
         inner: Inner,
         groups: int,
-        counted: Callable[[], None] | None = None,
+        counters: Counters | None = None,
     ) -> None:
         """Begin before the first step.
 
@@ -82,12 +76,12 @@ class Engine:
             transport: the adapter's.
             inner: likewise.
             groups: the number of parameter groups.
-            counted: called, if given, where counters have changed otherwise than by `count`.
+            counters: where they are, if not here.
         """
         self.config = config
         self.transport = transport
         self.inner = inner
-        self._on_counted = counted
+        self._counters = counters
         self._flights: dict[int, Flight] = {}
         self.begin_afresh(groups)
         self._begin_unshared()
@@ -154,6 +148,11 @@ class Engine:
         self._abandon()
         self._torn = ""
 
+    @property
+    def under_way(self) -> bool:
+        """Whether an average has been launched, in this process, and has not landed."""
+        return bool(self._flights)
+
     def wait(self) -> None:
         """Until nothing is on the wire, whatever becomes of it."""
         for flight in self._flights.values():
@@ -210,6 +209,7 @@ class Engine:
             FloatingPointError: weights are not finite, as `call_roll` has it. Either is the same
                 on every rank, and nothing has changed.
         """
+        self._count_from_there()
         due = self.schedule.due()
         self._land(due.landing)
         if due.kind is Sync.WINDOW and self.config.overlap_steps:
@@ -224,6 +224,7 @@ class Engine:
 
         By counters, which are equal on every rank.
         """
+        self._count_from_there()
         return any(self.schedule.landings) or bool(self._open())
 
     def _open(self) -> list[int]:
@@ -248,6 +249,7 @@ class Engine:
 
     def land(self) -> None:
         """Land what is under way, early. Not a collective, as `settle`."""
+        self._count_from_there()
         self._land([f for f, landing in enumerate(self.schedule.landings) if landing])
 
     def meet(self) -> None:
@@ -413,8 +415,12 @@ class Engine:
             self.rates[fragment] = [MeanLearningRate() for _ in self.rates[fragment]]
 
     def _counted(self) -> None:
-        if self._on_counted is not None:
-            self._on_counted()
+        if self._counters is not None:
+            self._counters.give_counters()
+
+    def _count_from_there(self) -> None:
+        if self._counters is not None:
+            self._counters.take_counters()
 
     def _tell(self, record: SyncRecord) -> None:
         self.stats = self.stats.add(record)

@@ -61,6 +61,16 @@ class Overlapping(Slow, Protocol):
         """Forget the launch, which has failed."""
 
 
+class Counters(Protocol):
+    """Where the counters are, if not in the engine: in the variables of a graph."""
+
+    def take_counters(self) -> None:
+        """Have the engine count from where they are."""
+
+    def give_counters(self) -> None:
+        """Have them be where the engine is."""
+
+
 class Inner(Protocol):
     """What the inner optimizer remembers, and what becomes of it where a window begins."""
 

@@ -86,16 +86,20 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state of an earlier version, with all its keys, as one of this version; no copy."""
     if state["version"] == STATE_VERSION:
         return dict(state)
-    config = state["config"]
     return {
         "frozen": [],
         **state,
         "version": STATE_VERSION,
-        "config": config | _CONFIG_BEFORE_3 if isinstance(config, dict) else config,
+        "config": with_settings_since(state["config"]),
         "landing": [0],
         "launched": {},
         **{name: [state[name]] for name in ("window", "position", "lr_total", "lr_steps")},
     }
+
+
+def with_settings_since(config: Any) -> Any:
+    """The configuration in a state of an earlier version, with what it had no settings for."""
+    return config | _CONFIG_BEFORE_3 if isinstance(config, dict) else config
 
 
 def pack_inner(

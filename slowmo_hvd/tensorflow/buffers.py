@@ -1,13 +1,26 @@
 """Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
+from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.second_copies import follow, second_copies
+
+#: Some of the model's tf.Variables, by id; None for all.
+Fragment: TypeAlias = Collection[int] | None
+
+# Their updates count no steps, so that the buffers of some weights can begin anew alone.
+_COUNT_NO_STEPS = (
+    keras.optimizers.SGD,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Lion,
+)
 
 
 def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:
@@ -27,6 +40,27 @@ def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:
             "warms up in their place, or use 'maintain' (what 'auto' does) or 'average'"
         )
     return strategy
+
+
+def check_pace(strategy: str, leaf: keras.optimizers.Optimizer, config: SlowMoConfig) -> None:
+    """Raise ValueError where an overlap or fragments do not fit this built optimizer.
+
+    Args:
+        strategy: what `resolve_strategy` chose for it.
+        leaf: the optimizer.
+        config: how many steps overlap, and how many fragments there are.
+    """
+    name = type(leaf).__name__
+    if config.overlap_steps and second_copies(leaf):
+        raise ValueError(
+            f"overlap_steps={config.overlap_steps} cannot be used with {name}: it keeps copies of "
+            "the weights and steps in them, while the weights alone would land"
+        )
+    if config.fragments > 1 and strategy == "reset" and type(leaf) not in _COUNT_NO_STEPS:
+        raise ValueError(
+            f"buffers='reset' cannot be used with fragments={config.fragments} and {name}: it "
+            "counts its steps once for all weights; use 'maintain'"
+        )
 
 
 class Buffers:
@@ -71,7 +105,7 @@ class Buffers:
         averaged = self._buffers if self.strategy == "average" else []
         return [(tuple(buffer.shape), buffer.dtype.name) for buffer in averaged]
 
-    def follow(self, *, of: Collection[int] | None = None, at_start: bool = False) -> None:
+    def follow(self, *, of: Fragment = None, at_start: bool = False) -> None:
         """Put a second copy of the weights to where the weights are: of all, or of these by id."""
         follow(self._leaf, of=of, at_start=at_start)
 
@@ -80,14 +114,18 @@ class Buffers:
         pairs = zip(_averages(self._leaf), self._leaf._trainable_variables, strict=False)
         return [average for average, variable in pairs if id(native(variable)) in weights]
 
-    def reset(self) -> None:
+    def reset(self, fragment: Fragment = None) -> None:
         """Leave the optimizer as if it had taken no step, but for its learning-rate schedule.
+
+        Or no step of these weights, if it counts none, as `check_pace` has it.
 
         A step count that survived its moments would switch Adam's bias correction off; one that
         restarted for the schedule too would rewind that.
         """
+        inside = {id(buffer) for buffer in self.of(fragment)}
         for buffer, value in zip(self._buffers, self._fresh, strict=True):
-            buffer.assign(tf.broadcast_to(value, buffer.shape))
+            if id(buffer) in inside:
+                buffer.assign(tf.broadcast_to(value, buffer.shape))
         self.restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
 
     def forget(self) -> None:
@@ -100,9 +138,15 @@ class Buffers:
         ):
             average.assign(tf.cast(native(variable), average.dtype))
 
-    def besides(self, frozen: Collection[int]) -> list[Any]:
-        """The buffers of all but these tf.Variables, given by id."""
-        return [b for b in self._buffers if self._owners.get(id(b)) not in frozen]
+    def owner(self, buffer: Any) -> int | None:
+        """The weight to which a buffer belongs, by the id of its tf.Variable; None if to all."""
+        return self._owners.get(id(buffer))
+
+    def of(self, fragment: Fragment) -> list[Any]:
+        """The buffers of these weights; those that belong to all are of every fragment."""
+        if fragment is None:
+            return self._buffers
+        return [buffer for buffer in self._buffers if self.owner(buffer) in {None, *fragment}]
 
     def touched(self) -> list[Any]:
         """The tf.Variables that a sync may read or write, and a step uses too."""

@@ -20,12 +20,12 @@ from slowmo_hvd.core.state import (
     check_version,
     pack_inner,
     refusal,
+    with_settings_since,
 )
 from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.training import Training
 
 _Array = npt.NDArray[Any]
-_COUNTERS = ("step", "window", "position")
 
 
 def to_arrays(training: Training, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
@@ -54,38 +54,61 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     version = arrays.get("version", np.array("none"))
     is_number = version.dtype == np.int64 and not version.shape
     check_version(int(version) if is_number else version.tolist())  # others have other entries
-    named = training.forms()
+    arrays = _migrated(arrays, int(version))
+    named = training.forms(_in_flight(arrays.get("landing"), training.config.overlap_steps))
     if set(arrays) != {*named, "version", "config", "inner"}:
         strange = sorted(set(arrays) ^ {*named, "version", "config", "inner"})
         raise refusal(f"it has not the entries that this optimizer has; they differ in {strange}")
     for name, form in named.items():
         _check_like(name, arrays[name], form)
     schema = _schema(arrays)
+    if int(version) < STATE_VERSION:
+        schema["config"] = with_settings_since(schema["config"])
     shapes = [slot.shape for slot in training.slots]
-    groups = int(named["lr_total"].shape[0])
+    groups = int(named["lr_total"].shape[1])
     check_state(schema, training.config, groups, shapes, _of_inner(training, inner), _fault)
-    for name in set(named) - set(_COUNTERS):
-        if not name.startswith(("anchor", "momentum", "lr_")) and int(arrays[name]) < 0:
-            raise refusal(f"{name} is {int(arrays[name])}, not an int >= 0")
+    for name, array in arrays.items():
+        if name in named and named[name].dtype == tf.int64 and (array < 0).any():
+            raise refusal(f"{name} is {array.tolist()}, not of ints >= 0")
     training.load(arrays)
     _insist(inner)
+
+
+def _migrated(arrays: dict[str, _Array], version: int) -> dict[str, _Array]:
+    """The entries of an earlier version as those of this one: it was of one fragment."""
+    if version == STATE_VERSION:
+        return arrays
+    of_fragments = ("window", "position", "lr_total", "lr_steps")
+    lists = {name: arrays[name][np.newaxis] for name in of_fragments if name in arrays}
+    return {**arrays, **lists, "landing": np.zeros(1, np.int64)}
+
+
+def _in_flight(landings: _Array | None, overlap_steps: int) -> list[int]:
+    """The fragments whose averages had not landed; none where that cannot be, and is refused."""
+    if landings is None or landings.ndim != 1 or not overlap_steps:
+        return []
+    return [fragment for fragment, landing in enumerate(landings.tolist()) if landing]
 
 
 def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
     """The arrays as `slowmo_hvd.core.state` describes the slow state."""
     totals = arrays["lr_total"].tolist()
-    by_kind: dict[str, dict[int, _Array]] = {"anchor": {}, "momentum": {}}
+    by_kind: dict[str, dict[int, _Array]] = {"anchor": {}, "momentum": {}, "launched": {}}
     for name, array in arrays.items():
         kind, _, index = name.partition(".")
         if kind in by_kind:
             by_kind[kind][int(index)] = array
     return {
-        "version": STATE_VERSION,  # in a file, version 1 has the same entries
+        "version": STATE_VERSION,
         "frozen": [],
         "config": _from_bytes("config", arrays["config"]),
-        **{name: int(arrays[name]) for name in _COUNTERS},
+        "step": int(arrays["step"]),
+        **{name: arrays[name].tolist() for name in ("window", "position", "landing")},
         "lr_total": totals,
-        "lr_steps": [int(arrays["lr_steps"])] * len(totals),
+        "lr_steps": [
+            [steps] * len(of_one)
+            for steps, of_one in zip(arrays["lr_steps"].tolist(), totals, strict=True)
+        ],
         **by_kind,
         "inner": _from_bytes("inner", arrays["inner"]),
     }
@@ -99,7 +122,7 @@ def _check_like(name: str, array: _Array, form: tf.TensorSpec) -> None:
         )
 
 
-def _fault(position: int, array: _Array) -> str | None:
+def _fault(name: str, position: int, array: _Array) -> str | None:
     return None if np.isfinite(array).all() else "is not finite"
 
 

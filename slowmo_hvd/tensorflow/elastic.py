@@ -81,7 +81,10 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
 
     def restore(self) -> None:
         """Bring variables and objects back to what was last saved or synchronized."""
-        for variable, value in zip(self._saved_variables(), self._values, strict=True):
+        variables = self._saved_variables()
+        for training in trainings_of(list(map(native, variables))):
+            training.engine.mend()  # nothing writes into what is restored now
+        for variable, value in zip(variables, self._values, strict=True):
             variable.assign(value)
         super().restore()
 
@@ -93,8 +96,11 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
             super().sync()
 
     def _save_variables(self) -> None:
+        variables = list(map(native, self._saved_variables()))
+        for training in trainings_of(variables):
+            training.engine.settle()
         # numpy() of a variable on the CPU may be its own memory, which the next step overwrites.
-        self._values = [np.array(native(v).numpy(), copy=True) for v in self._saved_variables()]
+        self._values = [np.array(variable.numpy(), copy=True) for variable in variables]
 
 
 class TensorFlowKerasState(_VariablesState):

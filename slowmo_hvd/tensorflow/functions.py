@@ -9,6 +9,7 @@ import tensorflow as tf
 from horovod.tensorflow.functions import *  # noqa: F403
 from horovod.tensorflow.mpi_ops import MPI_LIB
 
+from slowmo_hvd.core.engine import land_everywhere
 from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.training import trainings_of
 from slowmo_hvd.tensorflow.transport import run_once
@@ -116,13 +117,16 @@ def join() -> Any:
     """Say that this rank has no more batches, and wait until all ranks do; others train on.
 
     In the place of ``horovod.tensorflow.join``, whose second call in a process returns at once
-    when it is made eagerly: TensorFlow takes an operation without inputs for a constant.
+    when it is made eagerly: TensorFlow takes an operation without inputs for a constant. What is
+    under way with an overlap lands first.
 
     Returns:
         The rank that joined last, an int32 tensor.
     """
     if tf.inside_function():
-        return MPI_LIB.horovod_join()
+        with tf.control_dependencies([tf.py_function(land_everywhere, [], [])]):
+            return MPI_LIB.horovod_join()
+    land_everywhere()
     return tf.function(MPI_LIB.horovod_join, autograph=False).get_concrete_function()()
 
 

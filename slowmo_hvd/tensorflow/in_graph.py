@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from slowmo_hvd.tensorflow.transport import UnderWay
+from slowmo_hvd.core.flight import UnderWay
 
 
 class InGraph:
@@ -59,7 +59,7 @@ class InGraph:
             self._running = None
         arguments = values[: int(count)]
         _alive(self._check)(*arguments)
-        self._running = UnderWay(partial(self._run, _alive(self._work), *arguments))
+        self._running = UnderWay(partial(self._run, _alive(self._work), *arguments), "sync")
 
     def _run(self, work: Callable[..., None], *arguments: Any) -> None:
         try:

@@ -1,13 +1,13 @@
 """The inner optimizers' buffers through the syncs: line 2 of Algorithm 1."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from slowmo_hvd.core.pipeline import Load
 from slowmo_hvd.core.roll_call import RollCall
-from slowmo_hvd.tensorflow.buffers import Buffers
+from slowmo_hvd.tensorflow.buffers import Buffers, Fragment
 from slowmo_hvd.tensorflow.means import sums
 from slowmo_hvd.tensorflow.transport import Transport
 
@@ -30,24 +30,32 @@ class Inner:
         """The tf.Variables that a sync may read or write."""
         return [variable for buffers in self.buffers for variable in buffers.touched()]
 
-    def averaged(self) -> list[Any]:
+    def averaged(self, fragment: Fragment) -> list[Any]:
         """The tf.Variables that are averaged in a sync."""
         averaging = (buffers for buffers in self.buffers if buffers.strategy == "average")
-        return [buffer for buffers in averaging for buffer in buffers.besides(self.frozen)]
+        return [
+            buffer
+            for buffers in averaging
+            for buffer in buffers.of(fragment)
+            if buffers.owner(buffer) not in self.frozen
+        ]
 
     def finite(self) -> bool:
         """Whether all that this worker would send is."""
         # Not their norms: Adam's second moments have no squares in float32.
-        sums_ = [tf.cast(tf.reduce_sum(buffer), tf.float64) for buffer in self.averaged()]
+        sums_ = [tf.cast(tf.reduce_sum(buffer), tf.float64) for buffer in self.averaged(None)]
         return bool(tf.reduce_all(tf.math.is_finite(sums_))) if sums_ else True
 
     def has_news(self) -> bool:
         """Never."""
         return False
 
-    def cross(self, slow: Any, *, sound: bool, opens_window: bool) -> "_Crossing":
+    def cross(
+        self, slow: Any, fragments: Collection[int], *, sound: bool, opens_window: bool
+    ) -> "_Crossing":
         """Come to a sync."""
-        return _Crossing(self, sound=sound, opens_window=opens_window)
+        fragment = None if len(fragments) == len(slow.parts) else slow.variables_in(fragments)
+        return _Crossing(self, fragment, sound=sound, opens_window=opens_window)
 
     def stop(self, slow: Any, *, sound: bool) -> "_Stop":
         """Come to where variables stop being trained."""
@@ -59,14 +67,17 @@ class _Crossing:
 
     changed = False
 
-    def __init__(self, inner: Inner, *, sound: bool, opens_window: bool) -> None:
+    def __init__(
+        self, inner: Inner, fragment: Fragment, *, sound: bool, opens_window: bool
+    ) -> None:
         self._inner = inner
+        self._fragment = fragment
         self._sound = sound
         self._opens_window = opens_window
 
     def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
         """The buffers become the mean of the sound workers', and theirs alone."""
-        variables = self._inner.averaged()
+        variables = self._inner.averaged(self._fragment)
 
         def land(index: int, total: Any) -> None:
             if self._sound:
@@ -79,10 +90,10 @@ class _Crossing:
     def end(self) -> None:
         for buffers in self._inner.buffers:
             if buffers.strategy == "reset" and self._opens_window:
-                buffers.reset()
+                buffers.reset(self._fragment)
             if not self._sound:
                 buffers.forget()
-            buffers.follow()
+            buffers.follow(of=self._fragment)
 
 
 class _Stop:

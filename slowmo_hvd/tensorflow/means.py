@@ -40,8 +40,9 @@ def sums(
         if last:
             land(index, tf.reshape(tf.concat(arrived.pop(index), 0), variables[index].shape))
 
-    for bucket in plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets:
-        yield _Sum(bucket, variables, given, arrive)
+    buckets = plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets
+    for number, bucket in enumerate(buckets):
+        yield _Sum(f"buffers.bucket{number}", bucket, variables, given, arrive)
 
 
 class _Sum:
@@ -51,12 +52,13 @@ class _Sum:
 
     def __init__(
         self,
+        name: str,
         bucket: Bucket,
         variables: Sequence[Any],
         given: Collection[int],
         arrive: Callable[..., None],
     ) -> None:
-        self.room, self.size = bucket.room, bucket.size
+        self.name, self.room, self.size = name, bucket.room, bucket.size
         self._bucket, self._variables = bucket, variables
         self._given, self._arrive = given, arrive
 

@@ -101,6 +101,12 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             FloatingPointError on every worker. Without a finite worker it always raises.
         bucket_bytes: what a sync sends at once, >= 8. A few buckets need memory, beside the slow
             state; more of them hide more of the arithmetic behind the wire.
+        overlap_steps: d, the local steps that go on while an average is under way; none is lost.
+            0 <= d < τ. With 0 training waits for it, as in the paper. It costs a copy of the
+            weights.
+        fragments: F, the parts in which the variables travel, each once in τ steps, one after the
+            other; 1 <= F <= τ. So F times less travels at once. With `overlap_steps` it is
+            Streaming DiLoCo (arXiv 2501.18512), but that no step is lost.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -135,6 +141,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
         bucket_bytes: int = 32 * 2**20,
+        overlap_steps: int = 0,
+        fragments: int = 1,
         **kwargs: Any,
     ) -> None:
         check_inner(optimizer, DistributedOptimizer)
@@ -156,6 +164,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             warmup_steps=warmup_steps,
             on_nonfinite=on_nonfinite,
             bucket_bytes=bucket_bytes,
+            overlap_steps=overlap_steps,
+            fragments=fragments,
         )
         check_device(device_dense)
         check_compression(compression)
@@ -210,6 +220,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def variables(self) -> "CallableList":
         """The slow state, the counters, and all that the inner optimizer has."""
+        self._training.engine.wait()  # nothing writes into what is read now
         return CallableList(self._variables + list(self.inner_optimizer.variables))
 
     @_as_written
@@ -504,6 +515,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 raise ValueError(
                     f"{variable.path} has shape {tuple(variable.shape)}, got {tuple(weight.shape)}"
                 )
+        self._training.engine.mend()
         for variable, weight in zip(variables, weights, strict=True):
             variable.assign(weight)
 

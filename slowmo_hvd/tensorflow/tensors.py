@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, plan
+from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, plan, share_out
 from slowmo_hvd.tensorflow.flat import Flat
 from slowmo_hvd.tensorflow.native import native, path_of
 
@@ -92,6 +92,8 @@ class SlowModel:
         *,
         with_momentum: bool,
         bucket_bytes: int,
+        fragments: int = 1,
+        overlaps: bool = False,
     ) -> None:
         """Make room for the slow state.
 
@@ -100,6 +102,8 @@ class SlowModel:
             add_variable: the optimizer's, so that it saves, loads and broadcasts the slow state.
             with_momentum: whether there is a u to keep, that is β > 0.
             bucket_bytes: of a bucket on the wire, at the most.
+            fragments: F, into which the variables are dealt.
+            overlaps: whether averages are launched, which needs copies.
 
         Raises:
             ValueError: a variable is not of floating point.
@@ -119,8 +123,9 @@ class SlowModel:
             for position, (variable, group) in enumerate(listed)
         }
         self._bucket_bytes = bucket_bytes
+        self.parts = share_out([leaf.size for leaf in self._leaves.values()], fragments)
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}  # which keep their buckets
-        self.plan = self._planned(self._leaves)
+        self.plan = self._planned(self._leaves, self.parts)
         self.slots = []
         for position, (variable, group) in enumerate(listed):
             leaf, start = self._leaves[position], self.plan.places[position]
@@ -134,21 +139,32 @@ class SlowModel:
             if with_momentum:
                 name = f"{room.dtype}_slow_momentum"
                 self._momentum[room] = Flat(size, room.wire, name, add_variable)
+        self.launched = (
+            [Launched(self, fragment, add_variable) for fragment in range(fragments)]
+            if overlaps
+            else []
+        )
 
-    def _planned(self, trained: Collection[int]) -> Plan:
+    def _planned(
+        self, trained: Collection[int], parts: Sequence[Sequence[int]] | None = None
+    ) -> Plan:
         capacity = capacities(self._leaves.values(), self._bucket_bytes)
-        return plan(self._leaves, trained, capacity)
+        return plan(self._leaves, trained, capacity, parts)
 
     def train(self, frozen: Collection[int]) -> None:
         """Synchronise all variables but those at these positions."""
-        self.plan = self._planned(set(self._leaves) - set(frozen))
+        self.plan = self._planned(set(self._leaves) - set(frozen), self.parts)
         self._graphs = {}
+        for launched in self.launched:
+            launched.train_as(self)
 
     def part(self, positions: Collection[int]) -> "SlowModel":
         """The variables at these positions alone are synchronised; the same state, and no copy."""
         part = object.__new__(SlowModel)
         vars(part).update(vars(self))
-        part.plan = self._planned(positions)
+        # Laid out as the whole is, and of one fragment.
+        buckets = self._planned(positions, self.parts).buckets
+        part.plan = self.plan._replace(fragments=(tuple(buckets),))
         part._graphs = {}
         return part
 
@@ -163,14 +179,23 @@ class SlowModel:
         """All that is synchronised."""
         return self.plan.buckets
 
-    @property
-    def nbytes(self) -> int:
-        """What the displacements have on the wire."""
-        return sum(bucket.size * bucket.room.itemsize for bucket in self.buckets)
+    def buckets_of(self, fragment: int) -> Sequence[Bucket]:
+        """What of it is."""
+        return self.plan.fragments[fragment]
 
-    def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
-        """‖x^i‖²; not finite if any variable is not."""
-        squares = [self._graph(self._squared_norm, bucket)() for bucket in self.buckets]
+    def nbytes(self, fragments: Iterable[int]) -> int:
+        """What the displacements have on the wire."""
+        buckets = (bucket for fragment in fragments for bucket in self.buckets_of(fragment))
+        return sum(bucket.size * bucket.room.itemsize for bucket in buckets)
+
+    def variables_in(self, fragments: Iterable[int]) -> set[int]:
+        """The tf.Variables of these, by id."""
+        positions = (position for fragment in fragments for position in self.parts[fragment])
+        return {id(native(self.slots[position].variable)) for position in positions}
+
+    def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
+        """‖x^i‖² in these buckets; not finite if any variable is not."""
+        squares = [self._graph(self._squared_norm, bucket)() for bucket in buckets]
         return float(tf.add_n(squares)) if squares else 0.0
 
     def _squared_norm(self, bucket: Bucket) -> Any:
@@ -229,9 +254,11 @@ class SlowModel:
         self._restart(bucket)
         return _squared(values)
 
-    def _graph(self, method: Callable[..., Any], bucket: Bucket) -> Callable[..., Any]:
+    def _graph(
+        self, method: Callable[..., Any], bucket: Bucket, name: str = ""
+    ) -> Callable[..., Any]:
         """The method on a bucket as a graph, made once: of many small operations it is faster."""
-        key = method.__name__, id(bucket)
+        key = name or method.__name__, id(bucket)
         if key not in self._graphs:
             self._graphs[key] = tf.function(partial(method, bucket), autograph=False)
         return self._graphs[key]
@@ -269,8 +296,34 @@ class SlowModel:
         for bucket in self.buckets:
             self._restart(bucket)
 
-    def _restart(self, bucket: Bucket) -> None:
+    # ---- while steps go on ---------------------------------------------------------------
+
+    def launch(self, fragment: int) -> "Launched":
+        """Remember where x^i is; return what has the displacements from there."""
+        self.launched[fragment].remember()
+        return self.launched[fragment]
+
+    def return_to_anchor(self, fragment: int) -> None:
+        """Put x^i back to x_{t,0}."""
+        for bucket in self.buckets_of(fragment):
+            self._restart(bucket)
+        self.launched[fragment].remember()
+
+    def land(self, fragment: int) -> None:
+        """x^i ← x_{t+1,0} + (x^i - x^i at the launch)."""
+        launched = self.launched[fragment]
+        for bucket in self.buckets_of(fragment):
+            self._graph(partial(self._restart, since=launched), bucket, "land")()
+
+    def drop(self, fragment: int) -> None:
+        """Forget a launch: the memory is kept for the next one."""
+
+    # ---- the variables -------------------------------------------------------------------
+
+    def _restart(self, bucket: Bucket, since: "Launched | None" = None) -> None:
         """Put the variables that end in this bucket to their anchors: they begin a window.
+
+        The steps that they have taken ``since`` a launch are kept.
 
         There is no writing into a part of a variable, so one that is cut waits for its last bucket.
         A variable's constraint holds after the slow step as after every local one, and binds the
@@ -284,7 +337,13 @@ class SlowModel:
             constraint = getattr(slot.variable, "constraint", None)
             if constraint is not None:
                 value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
-                bound.append((slot.place, tf.cast(tf.reshape(value, [-1]), slot.room.wire)))
+                anchor = tf.cast(tf.reshape(value, [-1]), slot.room.wire)
+                bound.append((slot.place, anchor))
+            if since is not None:
+                value = tf.reshape(anchor + since.steps_of(slot), slot.shape)
+                value = tf.cast(value, variable.dtype)  # exact where no step was taken
+                if constraint is not None:
+                    value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
             variable.assign(value)
         self._anchor[bucket.room].write(bound)
 
@@ -330,24 +389,41 @@ class SlowModel:
             # In the order in which they lie there, which with one part is that of their positions.
             flat.write(sorted(values.get(room, []), key=lambda update: update[0].start))
 
-    def saved(self) -> dict[str, Any]:
-        """Anchors and momenta of all variables, by the names under which they are saved."""
-        named = {}
+    def saved(self, in_flight: Collection[int]) -> dict[str, Any]:
+        """Anchors and momenta of all variables, by the names under which they are saved.
+
+        Args:
+            in_flight: the fragments whose averages have not landed, to save what was launched too.
+        """
+        named = {
+            f"launched.{position}": tf.reshape(
+                launched.at_launch(self.slots[position]), self.slots[position].shape
+            )
+            for launched in map(self.launched.__getitem__, in_flight)
+            for position in launched.positions
+        }
         for index, slot in enumerate(self.slots):
             for kind, flats in self._kinds().items():
                 named[f"{kind}.{index}"] = tf.reshape(flats[slot.room].read(slot.place), slot.shape)
         return named
 
-    def forms(self) -> dict[str, tf.TensorSpec]:
+    def forms(self, in_flight: Collection[int]) -> dict[str, tf.TensorSpec]:
         """Shapes and dtypes of what `saved` gives."""
+        launched = {p for fragment in in_flight for p in self.parts[fragment]}
         return {
+            f"launched.{position}": tf.TensorSpec(slot.shape, slot.room.dtype)
+            for position, slot in enumerate(self.slots)
+            if position in launched
+        } | {
             f"{kind}.{index}": tf.TensorSpec(slot.shape, slot.room.wire)
             for index, slot in enumerate(self.slots)
             for kind in self._kinds()
         }
 
-    def load(self, values: Any) -> None:
+    def load(self, values: Any, in_flight: Collection[int]) -> None:
         """Take what `saved` gave, by the same names."""
+        for launched in map(self.launched.__getitem__, in_flight):
+            launched.set_at_launch(values)
         for kind, flats in self._kinds().items():
             given: dict[Room, list[tuple[slice, Any]]] = {}
             for index, slot in enumerate(self.slots):
@@ -357,6 +433,71 @@ class SlowModel:
 
     def _kinds(self) -> dict[str, dict[Room, Flat]]:
         return {"anchor": self._anchor} | ({"momentum": self._momentum} if self._momentum else {})
+
+
+class Launched(SlowModel):
+    """x^i of one fragment as it was at the launch of its average, while local steps go on.
+
+    See `slowmo_hvd.core.ports.Slow`: its outer steps move anchor and momentum alone. Another thread
+    may use it.
+    """
+
+    def __init__(self, slow: SlowModel, fragment: int, add_variable: Callable[..., Any]) -> None:
+        vars(self).update(vars(slow))
+        self.positions = slow.parts[fragment]
+        self._flats: dict[Room, Flat] = {}
+        self._begins: dict[Room, int] = {}
+        for room in slow.plan.sizes:
+            places = [s.place for s in (slow.slots[p] for p in self.positions) if s.room == room]
+            if places:  # end to end
+                self._begins[room] = places[0].start
+                size, name = places[-1].stop - places[0].start, f"{room.dtype}_launched_{fragment}"
+                self._flats[room] = Flat(size, room.dtype, name, add_variable)
+        self._remembers = tf.function(self._remember, autograph=False)
+        self._graphs = {}
+
+    def train_as(self, slow: SlowModel) -> None:
+        """Have its buckets be those of ``slow``."""
+        self.plan, self._graphs = slow.plan, {}
+
+    def remember(self) -> None:
+        """Take the variables' values."""
+        self._remembers()
+
+    def _remember(self) -> None:
+        for room, flat in self._flats.items():
+            slots = [self.slots[p] for p in self.positions if self.slots[p].room == room]
+            values = tf.concat([tf.reshape(native(slot.variable), [-1]) for slot in slots], 0)
+            flat.write([(slice(0, values.shape[0]), values)])
+
+    def at_launch(self, slot: SlowVariable) -> Any:
+        """One variable's values at the launch, flat."""
+        return self._read(slot.room, slot.place.start, slot.place.stop)
+
+    def steps_of(self, slot: SlowVariable) -> Any:
+        """How far a variable has come since the launch, flat."""
+        now = tf.cast(tf.reshape(native(slot.variable), [-1]), slot.room.wire)
+        return now - tf.cast(self.at_launch(slot), slot.room.wire)
+
+    def set_at_launch(self, values: Any) -> None:
+        """Take what `saved` gave for the values at the launch, by the same names."""
+        for room, flat in self._flats.items():
+            arrays = [
+                tf.reshape(tf.constant(values[f"launched.{p}"], room.dtype), [-1])
+                for p in self.positions
+                if self.slots[p].room == room
+            ]
+            flat.write([(slice(0, sum(len(array) for array in arrays)), tf.concat(arrays, 0))])
+
+    def _read(self, room: Room, start: int, stop: int) -> Any:
+        begin = self._begins[room]
+        return self._flats[room].read(slice(start - begin, stop - begin))
+
+    def _pieces(self, bucket: Bucket) -> list[Any]:
+        return [self._read(bucket.room, run.start, run.stop) for run in bucket.runs]
+
+    def _restart(self, bucket: Bucket, since: "Launched | None" = None) -> None:
+        """Not these values: they are of the launch."""
 
 
 def _squared(values: Any) -> Any:

@@ -9,7 +9,7 @@ waits for it.
 import contextlib
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,9 @@ from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.gathering import gather_json
 from slowmo_hvd.core.peers import Peer, take_anchor
 from slowmo_hvd.core.roll_call import frozen_without
-from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 from slowmo_hvd.core.warn import warn
-from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
+from slowmo_hvd.tensorflow.buffers import Buffers, check_pace, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
 from slowmo_hvd.tensorflow.in_graph import InGraph
 from slowmo_hvd.tensorflow.inner import Inner
@@ -34,10 +34,14 @@ from slowmo_hvd.tensorflow.means import average
 from slowmo_hvd.tensorflow.moving_statistics import statistics_of
 from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.tensors import SlowModel, SlowVariable
-from slowmo_hvd.tensorflow.transport import Transport, critical, stall_watch
+from slowmo_hvd.tensorflow.transport import Transport, stall_watch
 
-_KINDS = (Sync.WARMUP, Sync.WINDOW, Sync.FLUSH)  # by number, for the graph
 _all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
+
+
+def in_flight(landings: Iterable[Any]) -> list[int]:
+    """The fragments whose averages have not landed, of the steps after which they do."""
+    return [fragment for fragment, landing in enumerate(landings) if int(landing)]
 
 
 def trainings_of(variables: Sequence[Any]) -> list["Training"]:
@@ -66,8 +70,7 @@ class Training:
         none = compression is hvd.Compression.none
         self._transport = Transport(process_set, None if none else compression, device)
         self.inner = Inner(self._transport, config.bucket_bytes)
-        self.engine = Engine(config, self._transport, self.inner, 0)
-        self._schedule = Schedule(config.sync_period, config.warmup_steps)
+        self.engine = Engine(config, self._transport, self.inner, 0, self)
         self._agreed = False
         self.built = False
         self._peer = Peer()
@@ -87,7 +90,7 @@ class Training:
     @property
     def member(self) -> bool:
         """Whether this rank trains in the process set; if not, its steps are local for good."""
-        return bool(self.process_set.included())
+        return self._transport.member
 
     @property
     def begun(self) -> bool:
@@ -101,30 +104,48 @@ class Training:
             groups: the inner optimizers that take the steps, with the variables of each.
             add_variable: the outer optimizer's.
         """
+        fresh = Schedule(self.config)  # before the first step
+        fragments = len(fresh.fragments)
 
-        def counter(name: str, shape: tuple[int, ...] = (), dtype: str = "int64") -> Any:
-            return native(add_variable(shape=shape, dtype=dtype, name=name))
+        def counter(
+            name: str, shape: tuple[int, ...] = (), dtype: str = "int64", first: Any = 0
+        ) -> Any:
+            def begin(shape: Any, dtype: Any) -> Any:
+                return tf.cast(tf.broadcast_to(first, shape), dtype)
+
+            variable = add_variable(shape=shape, dtype=dtype, name=name, initializer=begin)
+            return native(variable)
 
         self._leaves = [leaf for leaf, _ in groups]
         self._passes = accumulation_steps(groups)
         self._attempt = counter("attempt") if self._passes > 1 else None
         self._step = counter("step")
-        self._window = counter("window")
-        self._position = counter("position")
+        self._window = counter("window", (fragments,))
+        self._position = counter("position", (fragments,), first=fresh.positions)
+        self._landing = counter("landing", (fragments,))
         self._statistics_at = counter("statistics_at")  # the step after which they were averaged
-        # γ of the window so far: its mean over the window's steps, a sum and a count.
-        self._lr_total = counter("lr_total", (len(groups),), "float64")
-        self._lr_steps = counter("lr_steps")
+        # γ of each fragment's window so far: its mean over the window's steps, a sum and a count.
+        self._lr_total = counter("lr_total", (fragments, len(groups)), "float64")
+        self._lr_steps = counter("lr_steps", (fragments,))
         self._slow = SlowModel(
             [variables for _, variables in groups],
             add_variable,
             with_momentum=self.config.slow_momentum > 0,
             bucket_bytes=self.config.bucket_bytes,
+            fragments=fragments,
+            overlaps=self.config.overlap_steps > 0,
         )
         self.inner.buffers = [
             Buffers(leaf, resolve_strategy(self.config.buffers, leaf), add_variable)
             for leaf in self._leaves
         ]
+        for buffers, leaf in zip(self.inner.buffers, self._leaves, strict=True):
+            check_pace(buffers.strategy, leaf, self.config)
+        if fragments > len(self.slots):
+            raise ValueError(
+                f"fragments={fragments} are more than the {len(self.slots)} variables that they "
+                "are to be dealt"
+            )
         self.engine.slow = self._slow
         self._frozen: tuple[int, ...] = ()  # the positions in `slots` that are not trained
         self._train(self._frozen)
@@ -159,6 +180,7 @@ class Training:
             "step": self._step,
             "window": self._window,
             "position": self._position,
+            "landing": self._landing,
             "statistics_at": self._statistics_at,
             "lr_total": self._lr_total,
             "lr_steps": self._lr_steps,
@@ -177,21 +199,21 @@ class Training:
         Raises:
             RuntimeError: a sync was broken off, and the state is that of no step.
         """
-        self.engine.check_whole()
+        self.engine.settle()
         self._slow.anchor_here(self._frozen)
-        return {**self.counters(), **self._slow.saved()}
+        return {**self.counters(), **self._slow.saved(in_flight(self._landing.numpy()))}
 
-    def forms(self) -> dict[str, tf.TensorSpec]:
-        """Shapes and dtypes of what `to_save` gives."""
+    def forms(self, in_flight: Collection[int] = ()) -> dict[str, tf.TensorSpec]:
+        """Shapes and dtypes of what `to_save` gives, with averages of these fragments under way."""
         counters = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in self.counters().items()}
-        return counters | self._slow.forms()
+        return counters | self._slow.forms(in_flight)
 
     def load(self, arrays: Any) -> None:
         """Take over what `to_save` gave."""
+        self.engine.mend()
         for name, variable in self.counters().items():
             variable.assign(arrays[name])
-        self._slow.load(arrays)
-        self.engine.mend()
+        self._slow.load(arrays, in_flight(arrays["landing"]))
 
     def begin_afresh(self) -> None:
         """As if no step had been taken, from the weights as they are now."""
@@ -200,6 +222,7 @@ class Training:
             return
         for variable in self.counters().values():
             variable.assign(tf.zeros_like(variable))
+        self._position.assign(Schedule(self.config).positions)
         self._slow.begin_afresh(range(len(self.slots)))
         self._agreed = False
 
@@ -257,13 +280,15 @@ class Training:
         counts, refused = self._counts()
         one = tf.cast(counts, tf.int64)
         self._step.assign_add(one)
-        warmup = self._schedule.is_warmup(self._step)
-        self._position.assign_add(one * (1 - tf.cast(warmup, tf.int64)))
-        self._lr_total.assign_add(tf.where(counts, learning_rates, tf.zeros_like(learning_rates)))
-        self._lr_steps.assign_add(one)
-        due = counts & self._schedule.is_due(self._step, self._position)
-        kind = 1 - tf.cast(warmup, tf.int64)
-        tf.cond(due | refused, lambda: self._sync(kind), lambda: None)
+        schedule, ones = self.engine.schedule, tf.ones_like(self._position)
+        windowed = one * (1 - tf.cast(schedule.is_warmup(self._step), tf.int64))
+        self._position.assign_add(windowed * ones)
+        counted = tf.where(counts, learning_rates, tf.zeros_like(learning_rates))
+        self._lr_total.assign_add(tf.broadcast_to(counted, self._lr_total.shape))
+        self._lr_steps.assign_add(one * ones)
+        due = schedule.ends(self._step, self._position) | schedule.lands(self._step, self._landing)
+        acts = counts & tf.reduce_any(due)
+        tf.cond(acts | refused, self._act, lambda: None)
 
     def _counts(self) -> tuple[Any, Any]:
         """Whether this step counts, and whether `_check` is to refuse it: bool tensors.
@@ -283,33 +308,31 @@ class Training:
 
         What the steps of this window trained: a layer may be frozen between two steps only.
         """
-        if self.member and int(self._position) > 0:
+        if not self.member:
+            return
+        if self.engine.parted:
             self.engine.check()
             if not self._agreed:
                 self.agree()
-            self._synchronise(Sync.FLUSH)
+            self.engine.flush()
 
     # ---- a sync --------------------------------------------------------------------------
 
-    def _sync(self, kind: Any) -> None:
-        """Synchronise now, in a graph or eagerly. A collective.
-
-        Args:
-            kind: the index in _KINDS, an int64 tensor.
-        """
+    def _act(self) -> None:
+        """Have the engine do what is due, in a graph or eagerly. A collective."""
         key = tf.constant(self._key, tf.int64)
         if tf.executing_eagerly():
-            self._check(kind, key)
-            self._work(kind, key)
+            self._check(key)
+            self._work(key)
         else:
-            self._in_graph.add([kind, key], self._touched())
+            self._in_graph.add([key], self._touched())
 
     def _touched(self) -> list[Any]:
         """The tf.Variables that a sync reads or writes and a step uses too."""
         weights = [native(slot.variable) for slot in self.slots]
         return [*weights, *self.inner.variables(), *self.counters().values()]
 
-    def _check(self, kind: Any, key: Any) -> None:
+    def _check(self, key: Any) -> None:
         """Raise RuntimeError where this step must not have been taken."""
         self.engine.check()
         if int(self._agreed_key) == 0:
@@ -320,26 +343,29 @@ class Training:
                 "thawing layers compile the model again, or make the tf.function anew"
             )
 
-    def _work(self, kind: Any, key: Any) -> None:
-        self._synchronise(_KINDS[int(kind)])
+    def _work(self, key: Any) -> None:
+        self.engine.act()
 
-    def _synchronise(self, kind: Sync) -> None:
-        self._take_counters()
-        self.engine.sync(kind, self._give_counters)
-
-    def _take_counters(self) -> None:
+    def take_counters(self) -> None:
         """Have the engine count from where the variables are."""
         schedule = self.engine.schedule
-        schedule.step, schedule.window = int(self._step), int(self._window)
-        schedule.position = int(self._position)
-        totals, steps = self._lr_total.numpy().tolist(), int(self._lr_steps)
-        self.engine.rates = [MeanLearningRate(total, steps) for total in totals]
+        schedule.step = int(self._step)
+        schedule.windows = self._window.numpy().tolist()
+        schedule.positions = self._position.numpy().tolist()
+        schedule.landings = self._landing.numpy().tolist()
+        counted = zip(self._lr_total.numpy().tolist(), self._lr_steps.numpy().tolist(), strict=True)
+        self.engine.rates = [
+            [MeanLearningRate(total, steps) for total in totals] for totals, steps in counted
+        ]
 
-    def _give_counters(self) -> None:
-        self._window.assign(self.engine.schedule.window)
-        self._position.assign(self.engine.schedule.position)
-        self._lr_total.assign(tf.zeros_like(self._lr_total))
-        self._lr_steps.assign(0)
+    def give_counters(self) -> None:
+        """Have the variables be where the engine is."""
+        schedule, rates = self.engine.schedule, self.engine.rates
+        self._window.assign(schedule.windows)
+        self._position.assign(schedule.positions)
+        self._landing.assign(schedule.landings)
+        self._lr_total.assign([[rate.total for rate in of_one] for of_one in rates])
+        self._lr_steps.assign([of_one[0].steps for of_one in rates])
 
     # ---- averages ------------------------------------------------------------------------
 
@@ -360,10 +386,7 @@ class Training:
 
     def _average(self, what: str, variables: Sequence[Any]) -> None:
         name, bucket_bytes = f"{self.engine.name}.average", self.config.bucket_bytes
-        with (
-            critical.entered(self.engine, what),
-            stall_watch.waiting(self.engine, f"in {what}"),
-        ):
+        with self.engine.together(what):
             average(variables, self._transport, name, bucket_bytes)
 
     # ---- one start -----------------------------------------------------------------------
@@ -391,13 +414,8 @@ class Training:
                 frozen = tuple(gather_json(list(self._frozen), gather)[root])
             self._begin(frozen)
 
-    @contextlib.contextmanager
-    def _first_step(self) -> Iterator[None]:
-        with (
-            critical.entered(self.engine, "the first step", unnamed=True),
-            stall_watch.waiting(self.engine, "in the first step", warn_after=10),
-        ):
-            yield
+    def _first_step(self) -> contextlib.AbstractContextManager[None]:
+        return self.engine.together("the first step", unnamed=True, warn_after=10)
 
     def _begin(self, frozen: tuple[int, ...]) -> None:
         begun = self.begun
@@ -432,14 +450,15 @@ class Training:
         """
         stopped = sorted(set(frozen) - set(self._frozen))
         started = set(self._frozen) - set(frozen)
-        inside, step = int(self._position) > 0, int(self._step)
-        what, size = f"other variables to train after step {step}", self._slow.nbytes
+        step = int(self._step)
+        size = self._slow.nbytes(self.engine.schedule.fragments)
+        what = f"other variables to train after step {step}"
         excluded: tuple[int, ...] = ()
-        with (
-            critical.entered(self.engine, f"the agreement on {what}", unnamed=True),
-            stall_watch.waiting(self.engine, f"to agree on {what}", size=size),
+        self.engine.land()  # on what was trained; every rank that changes that does so
+        inside = self.engine.parted
+        with self.engine.together(
+            f"the agreement on {what}", f"to agree on {what}", unnamed=True, size=size
         ):
-            self._take_counters()
             self.engine.meet()
             root = self._agree(frozen)
             name = f"{self.engine.name}.frozen"
@@ -462,7 +481,7 @@ class Training:
 
     def _agree(self, frozen: tuple[int, ...]) -> int:
         """Compare what must be equal, and this choice of what is not trained; return the root."""
-        self._take_counters()
+        self.take_counters()
         parameters: list[list[Any]] = [[] for _ in self._leaves]
         for slot in self.slots:
             parameters[slot.group].append((slot.shape, slot.room.dtype))
@@ -483,7 +502,7 @@ class Training:
         slow = self._slow.part(positions)
         if not begun:
             slow.anchor_here(positions)
-        size, name = slow.nbytes, f"{self.engine.name}.anchor"
+        size, name = slow.nbytes([0]), f"{self.engine.name}.anchor"
         with stall_watch.sending(self.engine, "in sending the first weights", size=size):
             gaps = take_anchor(slow, self._transport, name, mine=hvd.rank() == root)
         differ = [gap for gap in gaps if gap != 0]  # a NaN too

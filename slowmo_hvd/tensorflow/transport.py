@@ -9,7 +9,6 @@ scopes around it, and eager operations have none; so each sum is a small graph o
 once. It runs in a thread, since TensorFlow returns only once it is over.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ import tensorflow as tf
 from horovod.common.exceptions import HorovodInternalError
 
 from slowmo_hvd.core.critical_section import CriticalSections
+from slowmo_hvd.core.flight import UnderWay
 from slowmo_hvd.core.stall import StallWatch
 from slowmo_hvd.core.transport import Sealed
 from slowmo_hvd.core.transport import Transport as CoreTransport
@@ -63,7 +63,11 @@ class Transport(CoreTransport):
         with tf.device("CPU"):
             return self._start(tf.constant(numbers, tf.float64), name)
 
-    def finish_numbers(self, started: Any) -> list[float]:
+    def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """As it is."""
+        return call
+
+    def _finish_numbers(self, started: Any) -> list[float]:
         """Wait for it."""
         if isinstance(started, list):
             return started
@@ -85,37 +89,13 @@ class Transport(CoreTransport):
             total = self.compression.decompress(total, sealed.context) / sealed.scale
         sealed.wire.values = total
 
-    def _start(self, tensor: Any, name: str) -> "UnderWay":
+    def _start(self, tensor: Any, name: str) -> UnderWay:
         self.sent += tensor.shape.num_elements() * tensor.dtype.size
         key = name, tensor.dtype
         if key not in self._sums:
             collective = partial(_sum, name=name, process_set=self.process_set, device=self._device)
             self._sums[key] = run_once(collective, tf.TensorSpec([None], tensor.dtype))
-        return UnderWay(partial(self._sums[key], tensor))
-
-
-class UnderWay:
-    """A call in a thread of its own, which does not keep the process alive if it never ends."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="slowmo_hvd sum", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._call()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> Any:
-        """Wait for it; what it returned, or the error that it raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._value
+        return UnderWay(partial(self._sums[key], tensor), "sum")
 
 
 def run_once(collective: Callable[[Any], Any], spec: Any) -> Callable[[Any], Any]:

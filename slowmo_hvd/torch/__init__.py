@@ -11,19 +11,17 @@ from slowmo_hvd.core.requirements import require_horovod
 
 require_horovod("torch")
 
-import horovod.torch as _horovod
 from horovod.torch import *
 
-from slowmo_hvd.core.engine import landing_first as _landing_first
 from slowmo_hvd.core.records import SyncRecord as SyncRecord
 from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 from slowmo_hvd.torch.elastic_state import register_handler as _register_handler
 from slowmo_hvd.torch.functions import broadcast_optimizer_state as broadcast_optimizer_state
+from slowmo_hvd.torch.functions import join as join
 from slowmo_hvd.torch.optimizer import DistributedOptimizer as DistributedOptimizer
 
-join = _landing_first(_horovod.join)
 _offer_submodules("horovod.torch", __name__)
 _register_handler()
 

@@ -9,6 +9,7 @@ import torch
 from horovod.torch.functions import *  # noqa: F403
 from torch import Tensor
 
+from slowmo_hvd.core.engine import land_everywhere
 from slowmo_hvd.torch.broadcast import Spec, broadcast_tensors, spec_of
 from slowmo_hvd.torch.checkpoint import check_slow_state, slow_state
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
@@ -44,6 +45,22 @@ def broadcast_optimizer_state(
         state = _received(ours, root_rank)
         # The root loads too, so that all ranks compare notes alike in their next step.
         ours.load_state_dict(state)
+
+
+def join(device: int = -1) -> int:
+    """Say that this rank has no more batches, and wait until all ranks do; others train on.
+
+    In the place of ``horovod.torch.join``: what is under way with an overlap lands first.
+
+    Args:
+        device: the GPU on which to take part in the others' sums; -1 for the CPU.
+
+    Returns:
+        The rank that joined last.
+    """
+    land_everywhere()
+    last: int = hvd.join(device)
+    return last
 
 
 def ours_in(optimizer: Any) -> DistributedOptimizer | None:
