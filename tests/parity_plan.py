@@ -25,7 +25,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        return "-".join([self.inner, *map(str, self.slowmo.values())])
+        return "-".join([self.inner, *(f"{name}={value}" for name, value in self.slowmo.items())])
 
 
 def cases() -> Iterator[Case]:
@@ -36,6 +36,10 @@ def cases() -> Iterator[Case]:
     yield Case("SGD", {"sync_period": 3, "slow_momentum": 0.5, "warmup_steps": 5})
     yield Case("Adam", {"sync_period": 3, "slow_momentum": 0.9, "slow_lr": 0.7, "nesterov": True})
     yield Case("Adam", {"sync_period": 5, "slow_momentum": 0.0, "warmup_steps": 1}, (2, 9))
+    for pace in ({"overlap_steps": 2}, {"fragments": 2}, {"overlap_steps": 3, "fragments": 2}):
+        settings = {"sync_period": 4, "slow_momentum": 0.6, "warmup_steps": 1, **pace}
+        yield Case("SGD", settings)
+        yield Case("Adam", settings, (3, 9, 12))
 
 
 def drive(adapter: Any, rank: int, folder: Path, framework: str) -> None:

@@ -24,15 +24,17 @@ FRAMEWORKS = ("torch", "tensorflow")
 def reference(case: Case, workers: int) -> np.ndarray:
     """[step, worker, weight]."""
     base = SGD(momentum=MOMENTUM) if case.inner == "SGD" else Adam(betas=BETAS, eps=EPSILON)
+    config = SlowMoConfig(**case.slowmo)
     states = slowmo(
         X0,
         gradient,
         lambda step: (case.lr(step),) * len(X0),
         base,
-        SlowMoConfig(**case.slowmo),
+        config,
         workers,
         steps=STEPS,
         flush_after=case.flush_after,
+        fragment_of=[0, config.fragments - 1],
     )
     return np.array([[flat(x) for x in state.x] for state in states])
 

@@ -114,10 +114,12 @@ LOOPS: dict[str, Callable[[keras.Model, hvd.DistributedOptimizer], None]] = {
 
 
 def outcome(
-    loop: Callable[[keras.Model, hvd.DistributedOptimizer], None], model: keras.Model
+    loop: Callable[[keras.Model, hvd.DistributedOptimizer], None],
+    model: keras.Model,
+    **options: Any,
 ) -> tuple[list[int], list[Array]]:
     """After which steps the loop synchronised, and the weights at its end."""
-    optimizer, syncs = wrapped(), []
+    optimizer, syncs = wrapped(**options), []
     optimizer.register_sync_hook(lambda record: syncs.append(record.step))
     loop(model, optimizer)
     assert equal_on_all_ranks(model)
@@ -132,6 +134,21 @@ def test_all_loops_give_the_numbers_of_the_eager_one(name: str) -> None:
     model = OwnStep() if name not in LOOPS else mlp()
     syncs, ours = outcome(LOOPS.get(name, in_fit), model)
     assert syncs == SYNCS
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@RANKS
+@pytest.mark.parametrize(
+    "pace", [{"overlap_steps": 3}, {"overlap_steps": 1, "fragments": 2}], ids=str
+)
+@pytest.mark.parametrize("name", ["tf.function", "in the graph", "fit", "3 steps an execution"])
+def test_with_an_overlap_all_loops_give_the_numbers_of_the_eager_one(
+    name: str, pace: dict[str, int]
+) -> None:
+    expected_syncs, expected = outcome(lambda *both: in_loop(*both, graph=False), mlp(), **pace)
+    syncs, ours = outcome(LOOPS[name], mlp(), **pace)
+    assert syncs == expected_syncs
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 

@@ -168,6 +168,32 @@ def test_matches_the_reference_in_single_precision(
     check(config, INNER[name], COURSES[course], "float32")
 
 
+PACES = [{"overlap_steps": 1}, {"overlap_steps": 2}, {"fragments": 2}]
+PACES += [{"fragments": 2, "overlap_steps": d} for d in (1, 2)]
+
+
+@pytest.mark.pairwise
+@pytest.mark.parametrize("pace", PACES, ids=str)
+@pytest.mark.parametrize("course", ["decay", "to zero", "warm-up and flushes"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_matches_the_reference_with_an_overlap_and_fragments(
+    name: str, course: str, pace: dict[str, int]
+) -> None:
+    config = SlowMoConfig(
+        sync_period=COURSES[course].sync_period,
+        slow_momentum=0.6,
+        nesterov=name == "SGD",
+        warmup_steps=COURSES[course].warmup_steps,
+        **pace,
+    )
+    check(config, INNER[name], COURSES[course], "float64")
+
+
+def test_matches_the_reference_with_the_averaged_buffers_of_fragments() -> None:
+    config = SlowMoConfig(sync_period=4, slow_momentum=0.6, buffers="average", fragments=2)
+    check(config, INNER["AdamW"], COURSES["decay"], "float64")
+
+
 @pytest.mark.parametrize("course", ["to zero", "warm-up and flushes"])
 def test_matches_the_reference_without_slow_momentum(course: str) -> None:
     config = SlowMoConfig(
