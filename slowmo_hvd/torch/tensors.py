@@ -312,6 +312,9 @@ class SlowModel:
         there = {id(param): position for position, param in old.params.items()}
         anchors, old_anchors = self.anchors(), old.anchors()
         momenta, old_momenta = self.momenta(), old.momenta()
+        for fragment in old.launched:
+            self.launch(fragment)
+        at_launch, old_at_launch = self.at_launch(), old.at_launch()
         taken = set()
         for position, param in self.params.items():
             place = there.get(id(param))
@@ -323,6 +326,8 @@ class SlowModel:
             anchors[position].copy_(anchor if same else anchor.to(dtype))
             if position in momenta and place in old_momenta:
                 momenta[position].copy_(old_momenta[place])
+            if position in at_launch and place in old_at_launch:
+                at_launch[position].copy_(old_at_launch[place])
         return taken
 
     def load(

@@ -45,6 +45,8 @@ class Plan:
     sizes: dict[int, int] = field(default_factory=dict)
     fit: bool = False  # Keras: with ``model.fit``
     step_before: bool = False  # take a training step before ``run``, as Horovod's examples do
+    overlap_steps: int = 0
+    fragments: int = 1
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self)))

@@ -109,6 +109,8 @@ def main() -> None:
         keras.optimizers.SGD(0.1, momentum=0.9),
         sync_period=plan.sync_period,
         bucket_bytes=256,  # three buckets
+        overlap_steps=plan.overlap_steps,
+        fragments=plan.fragments,
     )
     model.compile(optimizer, "mse", jit_compile=False)
     state = elastic.KerasState(model, step=0)

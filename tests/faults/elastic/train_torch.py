@@ -28,11 +28,14 @@ def tensors(value: Any) -> Iterator[Any]:
 def main() -> None:
     hvd.init()
     torch.set_num_threads(1)
+    plan = Worker.plan_of_run()
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-        sync_period=4,
+        sync_period=plan.sync_period,
         bucket_bytes=256,  # three buckets
+        overlap_steps=plan.overlap_steps,
+        fragments=plan.fragments,
     )
     state = hvd.elastic.TorchState(model=model, optimizer=optimizer, step=0)
 

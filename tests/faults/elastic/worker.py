@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from faults.elastic.plan import Kill, Plan
 
-from slowmo_hvd.core import engine
+from slowmo_hvd.core import average
 
 
 class Worker:
@@ -130,7 +130,7 @@ class Worker:
 
     def _die_between_buckets(self, kill: Kill) -> None:
         landed = []
-        land = engine._Displacement.land
+        land = average._Displacement.land
 
         def land_or_die(load: Any, total: Any) -> None:
             if landed:
@@ -138,7 +138,7 @@ class Worker:
             landed.append(load)
             land(load, total)
 
-        engine._Displacement.land = land_or_die
+        average._Displacement.land = land_or_die
 
     def after_step(self) -> None:
         """A step is done and counted, and the sync after it."""

@@ -13,6 +13,16 @@ def test_a_worker_lost_inside_a_window_and_the_root_lost_in_a_sync_lose_no_commi
 
 
 @pytest.mark.limit(IDLE + 10)
+@pytest.mark.parametrize("fragments", [1, pytest.param(2, marks=pytest.mark.only_all_cases)])
+def test_workers_lost_and_come_while_an_average_is_under_way_lose_no_commit(fragments: int) -> None:
+    """Commits are made with an average under way: those after steps 6, 12 and 18."""
+    kills = (Kill("between a sync's buckets", 8, 1), Kill("inside a window", 17, 0))
+    plan = Plan(kills=kills, sizes={12: 3}, commit_every=6, overlap_steps=3, fragments=fragments)
+    report = run("tensorflow", plan)
+    assert report.problems() == [], report.output
+
+
+@pytest.mark.limit(IDLE + 10)
 def test_with_fit_workers_come_and_go_inside_a_window() -> None:
     report = run("tensorflow", Plan(sizes={6: 4, 14: 3}, fit=True))
     assert report.problems() == [], report.output
