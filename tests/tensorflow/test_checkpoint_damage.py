@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -92,13 +93,27 @@ def test_every_damaged_store_loads_wholly_or_changes_nothing() -> None:
 
 def test_a_later_version_is_refused_before_its_entries_are_read() -> None:
     subject = subject_for("SGD")
-    store = {**subject.saved, "version": np.array(3), "more": np.zeros(3)}
-    with pytest.raises(ValueError, match="version is 3 and this release reads 1, 2; upgrade"):
+    store = {**subject.saved, "version": np.array(4), "more": np.zeros(3)}
+    with pytest.raises(ValueError, match="version is 4 and this release reads 1, 2, 3; upgrade"):
         subject.optimizer.load_own_variables(store)
 
 
-def test_a_store_of_version_1_loads() -> None:
-    assert load("SGD", {**subject_for("SGD").saved, "version": np.array(1)})
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_earlier_version_loads(version: int) -> None:
+    """It was of one fragment, with numbers where there is a list now."""
+    subject = subject_for("SGD")
+    old = {name: value for name, value in subject.saved.items() if name != "landing"}
+    for name in ("window", "position", "lr_total", "lr_steps"):
+        (old[name],) = subject.saved[name]
+    settings = json.loads(old["config"].tobytes())
+    settings = {k: v for k, v in settings.items() if k not in ("overlap_steps", "fragments")}
+    config = np.frombuffer(json.dumps(settings).encode(), np.uint8)
+    subject.optimizer.load_own_variables({**old, "version": np.array(version), "config": config})
+    again: dict[str, Any] = {}
+    subject.optimizer.save_own_variables(again)
+    assert same([again[name] for name in subject.saved], list(subject.saved.values()))
+    subject.optimizer.set_weights(subject.now)
+    subject.model.set_weights(subject.weights)
 
 
 def test_weights_of_another_configuration_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Save or resume every case of the matrix in this process: ``python resume_cases.py save FOLDER``.
 
-A case is an inner optimizer, a strategy for its buffers and a dtype. ``save`` trains each without a
+A case is an inner optimizer, a strategy for its buffers, a dtype and a pace: some have an average
+under way where they are saved. ``save`` trains each without a
 break, and writes a checkpoint at every position of a window and what the model is in the end.
 ``resume`` goes on from every checkpoint, and reports those that do not end there, bit for bit.
 """
@@ -17,19 +18,32 @@ from models import train, weights
 import slowmo_hvd.torch as hvd
 
 STEPS, PERIOD = 7, 3
-CASES = [
-    (name, strategy, dtype)
+CASES: list[tuple[str, str, torch.dtype, dict[str, int]]] = [
+    (name, strategy, dtype, {})
     for name, inner in INNER.items()
     for strategy, dtype in itertools.product(inner.strategies, inner.dtypes)
 ]
+PACES = [{"overlap_steps": 2}, {"fragments": 2}, {"overlap_steps": 1, "fragments": 2}]
+CASES += [
+    (name, strategy, dtype, pace)
+    for name, strategy, pace in itertools.product(
+        ("SGD", "Adam", "Adagrad", "the user's own"), ("reset", "maintain"), PACES
+    )
+    for dtype in INNER[name].dtypes
+]
 
 
-def save(path: Path, name: str, strategy: str, dtype: torch.dtype) -> None:
+def wrapped(
+    model: torch.nn.Module, name: str, strategy: str, pace: dict[str, int]
+) -> hvd.DistributedOptimizer:
+    inner = INNER[name].make(model.parameters())
+    return hvd.DistributedOptimizer(inner, sync_period=PERIOD, buffers=strategy, **pace)
+
+
+def save(path: Path, name: str, strategy: str, dtype: torch.dtype, pace: dict[str, int]) -> None:
     inner = INNER[name]
     model = inner.model(dtype)
-    optimizer = hvd.DistributedOptimizer(
-        inner.make(model.parameters()), sync_period=PERIOD, buffers=strategy
-    )
+    optimizer = wrapped(model, name, strategy, pace)
     saved = []
     for step in range(STEPS):
         if 1 <= step <= PERIOD + 1:  # in a window, at its end, and past the reset there
@@ -39,22 +53,22 @@ def save(path: Path, name: str, strategy: str, dtype: torch.dtype) -> None:
     torch.save(weights(model), f"{path}.end")
 
 
-def resume(path: Path, name: str, strategy: str, dtype: torch.dtype) -> list[str]:
+def resume(
+    path: Path, name: str, strategy: str, dtype: torch.dtype, pace: dict[str, int]
+) -> list[str]:
     """The steps from which this case does not end as it did without a break."""
     inner = INNER[name]
     end = torch.load(f"{path}.end", weights_only=True)
     parted = []
     for step in range(1, PERIOD + 2):
         model = inner.model(dtype)
-        optimizer = hvd.DistributedOptimizer(
-            inner.make(model.parameters()), sync_period=PERIOD, buffers=strategy
-        )
+        optimizer = wrapped(model, name, strategy, pace)
         model_state, state = torch.load(f"{path}.{step}", weights_only=True)
         model.load_state_dict(model_state)
         optimizer.load_state_dict(state)
         train(model, optimizer, range(step, STEPS), closure=inner.closure)
         if not all(torch.equal(a, b) for a, b in zip(weights(model), end, strict=True)):
-            parted.append(f"{name}, {strategy}, {dtype}, from step {step}")
+            parted.append(f"{name}, {strategy}, {dtype}, {pace}, from step {step}")
     return parted
 
 
