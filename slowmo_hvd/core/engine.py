@@ -288,7 +288,7 @@ class Engine:
     def _sync(self, kind: Sync, fragments: Sequence[int]) -> None:
         """Synchronise now, while training stands still."""
         begin, where, slow = time.perf_counter(), self._where(), self._slow
-        with self.together(where, size=slow.nbytes(fragments)):
+        with self.transport.range("slowmo.sync"), self.together(where, size=slow.nbytes(fragments)):
             gammas = {f: [rate.mean for rate in self.rates[f]] for f in fragments}
             sound = self._sound(slow, gammas)
             opens_window = not self.schedule.warming_up
@@ -308,8 +308,8 @@ class Engine:
     def _launch(self, fragment: int) -> None:
         """Begin the average of a fragment whose window has ended; training goes on."""
         begin, slow = time.perf_counter(), cast(Overlapping, self._slow)
-        where = self._where()
-        with self.transport.critical.entered(self, where):
+        where, annotation = self._where(), self.transport.range(f"slowmo.launch.fragment{fragment}")
+        with annotation, self.transport.critical.entered(self, where):
             gammas = {fragment: [rate.mean for rate in self.rates[fragment]]}
             launched = slow.launch(fragment)
             sound = self._sound(launched, gammas)
@@ -341,11 +341,14 @@ class Engine:
         for fragment in fragments:
             flight, begin = self._flights.get(fragment), time.perf_counter()
             if flight is not None:
-                flight.wait()  # an interrupt here leaves it due
+                with self.transport.range(f"slowmo.wait.fragment{fragment}"):
+                    flight.wait()  # an interrupt here leaves it due
                 del self._flights[fragment]
                 self._check_launch(fragment, flight)
             waited = time.perf_counter() - begin
-            with self.transport.critical.entered(self, f"the landing of {self._where()}"):
+            annotation = self.transport.range(f"slowmo.landing.fragment{fragment}")
+            where = f"the landing after step {self.schedule.step}"
+            with annotation, self.transport.critical.entered(self, where):
                 cast(Overlapping, self._slow).land(fragment)
                 self.schedule.land(fragment)
                 self._counted()

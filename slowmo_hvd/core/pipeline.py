@@ -43,16 +43,25 @@ def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
     flying: tuple[Load, Sealed] | None = None
     for index, load in enumerate(loads):
         wire = transport.memory(load.room, load.size, index % 2)
-        load.pack(wire)
+        with transport.range(f"slowmo.pack.{load.name}"):
+            load.pack(wire)
         sealed = transport.seal(wire, f"{name}.{load.name}", exact=load.exact)
         if flying is None:
             transport.start(sealed)
         else:
-            before, on_the_wire = flying
-            total = transport.finish(on_the_wire)
+            total = _finish(*flying, transport)
             transport.start(sealed)
-            before.land(total)
+            _land(flying[0], total, transport)
         flying = load, sealed
     if flying is not None:
-        last, on_the_wire = flying
-        last.land(transport.finish(on_the_wire))
+        _land(flying[0], _finish(*flying, transport), transport)
+
+
+def _finish(load: Load, on_the_wire: Sealed, transport: Transport) -> Any:
+    with transport.range(f"slowmo.wait.{load.name}"):
+        return transport.finish(on_the_wire)
+
+
+def _land(load: Load, total: Any, transport: Transport) -> None:
+    with transport.range(f"slowmo.land.{load.name}"):
+        load.land(total)

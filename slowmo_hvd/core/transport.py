@@ -154,6 +154,10 @@ class Transport(abc.ABC):
         """Wait for it."""
 
     @abc.abstractmethod
+    def range(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """A range in the framework's profiler, of what is done in this thread."""
+
+    @abc.abstractmethod
     def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """The call as another thread is to make it: it computes as in this one, in order."""
 

@@ -9,6 +9,7 @@ scopes around it, and eager operations have none; so each sum is a small graph o
 once. It runs in a thread, since TensorFlow returns only once it is over.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -62,6 +63,11 @@ class Transport(CoreTransport):
             return list(numbers)
         with tf.device("CPU"):
             return self._start(tf.constant(numbers, tf.float64), name)
+
+    def range(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """One of TensorFlow's profiler."""
+        made: contextlib.AbstractContextManager[Any] = tf.profiler.experimental.Trace(name)
+        return made
 
     def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """As it is."""

@@ -79,6 +79,11 @@ class Transport(CoreTransport):
         numbers: list[float] = row.tolist()
         return numbers
 
+    def range(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """One of torch.profiler's."""
+        made: contextlib.AbstractContextManager[Any] = torch.profiler.record_function(name)
+        return made
+
     def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """Without a graph, and on the streams of this thread."""
         initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

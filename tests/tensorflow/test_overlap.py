@@ -67,6 +67,19 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
         optimizer.build([number(0.0), number(0.0)])
 
 
+@pytest.mark.ranks(2)
+def test_a_profile_names_fragment_and_bucket(tmp_path: Path) -> None:
+    first, second = number(0.0), number(0.0)
+    optimizer = sgd(sync_period=2, overlap_steps=1, fragments=2)
+    step(optimizer, first, second)
+    with tf.profiler.experimental.Profile(str(tmp_path)):
+        step(optimizer, first, second)
+        step(optimizer, first, second)
+    (trace,) = (path.read_bytes() for path in tmp_path.rglob("*.xplane.pb"))
+    for name in ("launch.fragment1", "pack.fragment1.bucket0", "landing.fragment0"):
+        assert f"slowmo.{name}".encode() in trace
+
+
 # ---- what changes on the way ---------------------------------------------------------------
 
 

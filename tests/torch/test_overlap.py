@@ -72,6 +72,38 @@ def test_fragments_take_schedule_free_optimizers_copies_along() -> None:
     assert ends[0] == ends[1]
 
 
+# ---- what a profile shows ------------------------------------------------------------------
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    ("pace", "names"),
+    [
+        (
+            {},
+            {
+                "slowmo.sync",
+                "slowmo.pack.fragment0.bucket0",
+                "slowmo.wait.fragment0.bucket1",
+                "slowmo.land.fragment0.bucket1",
+            },
+        ),
+        (
+            {"overlap_steps": 1, "fragments": 2},
+            {"slowmo.launch.fragment1", "slowmo.wait.fragment0", "slowmo.landing.fragment0"},
+        ),
+    ],
+)
+def test_a_profile_names_fragment_and_bucket(pace: dict[str, int], names: set[str]) -> None:
+    params = [number(0.0) for _ in range(4)]
+    optimizer = sgd(*params, sync_period=2, bucket_bytes=8, **pace)  # two in a bucket
+    with torch.profiler.profile() as profile:
+        for _ in range(2):
+            step_with(optimizer, *[1.0] * 4)
+    seen = {event.key for event in profile.key_averages()}
+    assert names <= seen, sorted(key for key in seen if "slowmo" in key)
+
+
 # ---- what changes on the way ---------------------------------------------------------------
 
 
