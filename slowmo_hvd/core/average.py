@@ -8,8 +8,9 @@
 3. Each worker's ‖d‖², which is known once all is packed, for the record.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from slowmo_hvd.core.outer import OuterStep
@@ -20,8 +21,6 @@ from slowmo_hvd.core.records import SyncRecord
 from slowmo_hvd.core.roll_call import RollCall, call_roll, mark
 from slowmo_hvd.core.schedule import Sync
 from slowmo_hvd.core.transport import Transport
-
-Gammas = Mapping[int, Sequence[float]]  #: γ of each group, of each fragment
 
 
 class Average:
@@ -42,8 +41,9 @@ class Average:
         name: str,
         slow: Slow,
         cross: Callable[[], Crossing],
-        gammas: Gammas,
+        gammas: dict[int, list[float]],
         *,
+        fragments: int,
         step: int,
         sound: bool,
         news: bool,
@@ -58,6 +58,7 @@ class Average:
             slow: has the displacements, and takes the outer steps.
             cross: tells, once it is certain that there will be a sync, what else travels.
             gammas: this worker's.
+            fragments: how many there are in all.
             step: local steps attempted so far.
             sound: whether this worker contributes.
             news: as `Inner.has_news`.
@@ -69,6 +70,8 @@ class Average:
         self._slow = slow
         self._cross = cross
         self.gammas = gammas
+        self._fragments = fragments
+        self._zeros = [0.0] * len(next(iter(gammas.values())))
         self._step = step
         self._sound = sound
         self._news = news
@@ -107,21 +110,24 @@ class Average:
         self.waited = self._transport.waited - waited
 
     def _header(self) -> None:
-        """Learn who is in it, γ of each group over the workers, and whether there is news."""
-        own = [gamma for gammas in self.gammas.values() for gamma in gammas]
-        figures = [float(self._news), *own] if self._sound else [0.0] * (1 + len(own))
+        """Learn who is in it, γ of each group over the workers, and whether there is news.
+
+        It is as long whatever is averaged: ranks that are in different syncs can read it.
+        """
+        gammas = [self.gammas.get(fragment, self._zeros) for fragment in range(self._fragments)]
+        own = [float(self._news), *itertools.chain(*gammas)]
         roll, (news, *sums) = meet(
             self._transport,
             mark(self._step, sound=self._sound),
-            figures,
+            own if self._sound else [0.0] * len(own),
             self._name,
             self._on_nonfinite,
         )
         self.roll, self._news = roll, news > 0
-        means = iter([total / roll.contributors for total in sums])
-        self.gammas = {
-            fragment: [next(means) for _ in gammas] for fragment, gammas in self.gammas.items()
-        }
+        groups = len(self._zeros)
+        for fragment in self.gammas:
+            of_fragment = sums[fragment * groups : (fragment + 1) * groups]
+            self.gammas[fragment] = [total / roll.contributors for total in of_fragment]
 
     def _displacements(self) -> Iterator[Load]:
         for fragment, gammas in self.gammas.items():

@@ -9,7 +9,9 @@ engine then refuses to go on until it is mended: by a load, which a restore of e
 a broadcast of the optimizer's state are too.
 """
 
+import atexit
 import contextlib
+import functools
 import time
 import weakref
 from collections import OrderedDict
@@ -30,6 +32,20 @@ from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
 
 _living: weakref.WeakSet["Engine"] = weakref.WeakSet()
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """Have this process end after what is under way; once.
+
+    Before Horovod's own end, which was registered before and would break it off.
+    """
+
+    def wait() -> None:
+        for engine in list(_living):
+            engine.wait()
+
+    atexit.register(wait)
 
 
 def land_everywhere() -> None:
@@ -261,7 +277,7 @@ class Engine:
         Raises:
             RuntimeError: some ranks go on as before.
         """
-        figures = [0.0] * (1 + len(self.rates[0]))
+        figures = [0.0] * (1 + len(self.rates) * len(self.rates[0]))
         own = mark_of_change(self.schedule.step)
         meet(self.transport, own, figures, self.name, self.config.on_nonfinite)
 
@@ -332,6 +348,7 @@ class Engine:
                 ):
                     self._carry_out(average, where)
 
+            _wait_at_exit()
             before = next(reversed(self._flights.values()), None)
             flight.start(self.transport.in_background(carry_out), before)
             self._flights[fragment] = flight
@@ -384,6 +401,7 @@ class Engine:
             slow,
             cross,
             gammas,
+            fragments=self.config.fragments,
             step=self.schedule.step,
             sound=sound,
             news=sound and self.inner.has_news(),

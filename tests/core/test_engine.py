@@ -155,6 +155,25 @@ def test_ranks_in_different_syncs_learn_of_it_and_nothing_has_changed() -> None:
     assert "the ranks are in different syncs: rank 0 after 2 steps, rank 1 after 1" in first
 
 
+def test_they_learn_of_it_also_where_they_average_other_fragments() -> None:
+    """A header is as long whatever is averaged."""
+
+    def work(worker: Worker) -> str:
+        def step() -> None:
+            worker.step([np.ones(3)] * 2, [1.0, 1.0])
+
+        step()
+        with pytest.raises(RuntimeError) as raised:
+            worker.engine.flush() if worker.rank else step()  # both fragments, and the first
+        return str(raised.value)
+
+    ring, config = Ring(2), SlowMoConfig(sync_period=4, fragments=2)
+    x0 = [np.zeros(3), np.zeros(3)]
+    first, second = together(2, lambda rank: work(Worker(config, ring, rank, x0, 2)))
+    assert first == second
+    assert "the ranks are in different syncs: rank 0 after 2 steps, rank 1 after 1" in first
+
+
 @pytest.mark.filterwarnings("ignore:after 2 steps the weights of rank 1 are not finite")
 def test_a_worker_that_is_not_finite_is_left_out_and_takes_the_others_weights() -> None:
     def work(worker: Worker) -> tuple[tuple[int, ...], list[float]]:

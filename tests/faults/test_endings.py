@@ -1,5 +1,7 @@
 """What ends one rank ends the job, with that rank's last words, and leaves no process."""
 
+import textwrap
+
 import pytest
 from jobs import job
 
@@ -45,3 +47,16 @@ def test_one_rank_ends_and_so_does_the_job(ending: str, last_words: str) -> None
     if "SIGKILL" not in ending:  # which leaves no time for a traceback
         rank_1 = [line for line in ended.output.splitlines() if line.startswith("[1]")]
         assert any("in the_users_own" in line for line in rank_1), ended.output
+
+
+def test_a_script_may_end_while_an_average_is_under_way() -> None:
+    script = """
+    this = worker(300_000, sync_period=2, overlap_steps=1)
+    for step in range(2):
+        this.step(1.0)
+    print(f"rank {rank} is done", flush=True)
+    """
+    ended = job(2, textwrap.dedent(script))
+    assert ended.code == 0, ended.output
+    assert ended.output.count("is done") == 2
+    assert "Error" not in ended.output, ended.output
