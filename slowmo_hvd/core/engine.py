@@ -180,6 +180,24 @@ class Engine:
         self._flights = {}
 
     @contextlib.contextmanager
+    def all_or_torn(self, where: str, changed: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Around what changes the model bit by bit: where it fails, it has to be mended.
+
+        Args:
+            where: what it is, for messages.
+            changed: tells whether something has changed already.
+        """
+        try:
+            yield
+        except BaseException:
+            if changed():
+                self._torn = (
+                    f"{where} failed when a part of the model had been synchronised: load a "
+                    "checkpoint, or restore the last commit of elastic training, on every rank"
+                )
+            raise
+
+    @contextlib.contextmanager
     def together(
         self,
         where: str,
@@ -410,15 +428,8 @@ class Engine:
         )
 
     def _carry_out(self, average: Average, where: str) -> None:
-        try:
+        with self.all_or_torn(where, lambda: average.changed):
             average.carry_out()
-        except BaseException:
-            if average.changed:
-                self._torn = (
-                    f"{where} failed when a part of the model had been synchronised: load a "
-                    "checkpoint, or restore the last commit of elastic training, on every rank"
-                )
-            raise
 
     def _sound(self, slow: Slow, gammas: dict[int, list[float]]) -> bool:
         """Whether this worker may contribute."""

@@ -81,11 +81,13 @@ def load_slow_state(training: Training, saved: Any) -> None:
         tensors = saved["anchor"], saved["momentum"], saved["launched"]
         groups, held = training.groups(), saved["anchor"]
         known = Parameters(groups, [place in held for place in range(sum(map(len, groups)))])
-        own = training.slow
-        if training.known is not None and training.known.are(groups) and own is not None:
-            slow = own if own.holds(*tensors) else None
+        received = training.take_spare()
+        slow = training.reusable(known)
+        if slow is None and received is not None and received.holds(*tensors):
+            slow = received
         if slow is None:
             slow = training.slow_model(groups, held, fragments=training.engine.config.fragments)
+        if not slow.holds(*tensors):
             slow.load(*tensors)
     training.begin_afresh()
     if saved is not None:

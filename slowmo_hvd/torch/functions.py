@@ -119,7 +119,8 @@ def _destinations(
     """Where this rank receives the root's tensors.
 
     Its own state's, if that has the same tensors and will be taken: that needs no memory. Else new
-    ones, on the CPU, so that a state which is refused changes nothing.
+    ones, so that a state which is refused changes nothing: those of a slow state that this rank can
+    then go on with, and the others on the CPU.
     """
     inner = optimizer._inner.state_dict()
     own: dict[int, Tensor] = {}
@@ -131,7 +132,17 @@ def _destinations(
             state = _put_back(skeleton, same)
             check_slow_state(optimizer._training, state.pop("slowmo"), state)
             return same
-    return [torch.empty(spec.shape, dtype=spec.dtype, device="cpu") for spec in specs]
+    slow = skeleton["slowmo"]
+    spare = optimizer._training.make_spare(slow["anchor"], slow["launched"])
+    fresh: dict[int, Tensor] = {}
+    parts = {"anchor": spare.anchors(), "momentum": spare.momenta(), "launched": spare.at_launch()}
+    _pair(slow, parts, fresh)
+    return [
+        fresh[index]
+        if index in fresh and _is_as(fresh[index], spec)
+        else torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
+        for index, spec in enumerate(specs)
+    ]
 
 
 def _can_receive(

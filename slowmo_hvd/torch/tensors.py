@@ -248,6 +248,12 @@ class SlowModel:
         self._remember(fragment)
         return launched
 
+    def launch_those_of(self, positions: Collection[int]) -> None:
+        """Launch the fragments in which parameters at these positions are."""
+        for fragment, part in enumerate(self.parts):
+            if not set(positions).isdisjoint(part):
+                self.launch(fragment)
+
     def _remember(self, fragment: int) -> None:
         for part, room in self._parts_in(fragment):
             out = self.launched[fragment].part(room, part.start, part.stop)
@@ -337,9 +343,9 @@ class SlowModel:
         launched: Mapping[int, Tensor],
     ) -> None:
         """Copy saved tensors in, by the parameter's position."""
-        for fragment, part in enumerate(self.parts):
-            if not launched.keys().isdisjoint(part):
-                self.launch(fragment)
+        for fragment in list(self.launched):
+            self.drop(fragment)
+        self.launch_those_of(launched)
         pairs = (
             (self.anchors(), anchors),
             (self.momenta(), momenta),

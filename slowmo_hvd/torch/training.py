@@ -80,6 +80,7 @@ class Training:
         self._agreed = False
         self._local = False  # whether the step going on is the one before `hvd.elastic.run`
         self._told_of_gradients = False
+        self._spare: SlowModel | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -258,11 +259,33 @@ class Training:
                 ]
             )
 
+    def reusable(self, now: Parameters) -> SlowModel | None:
+        """The slow state that there is, if it is of these very parameters; else None."""
+        slow, known = self.slow, self.known
+        if slow is None or known is None or set(slow.params) != set(now.trained):
+            return None
+        return slow if known.are(now.groups) and known.formed_as(now.groups) else None
+
+    def make_spare(self, held: Collection[int], launched: Collection[int]) -> SlowModel:
+        """A new slow state of these positions, to receive one in that may yet be refused."""
+        fragments = self.engine.config.fragments
+        self._spare = self.slow_model(self.groups(), held, fragments=fragments)
+        self._spare.launch_those_of(launched)
+        return self._spare
+
+    def take_spare(self) -> SlowModel | None:
+        """That slow state, if one was made, and no longer kept here."""
+        spare, self._spare = self._spare, None
+        return spare
+
     def extended(self, now: Parameters) -> tuple[SlowModel, set[int]]:
         """The slow state of ``now``'s parameters, and the positions of those that had one.
 
         The others are anchored where they are.
         """
+        same = self.reusable(now)
+        if same is not None:  # a second one would need as much memory again
+            return same, set(same.params)
         fragments = self.engine.config.fragments
         slow = self.slow_model(now.groups, now.trained, fragments=fragments)
         return slow, slow.inherit(self.slow) if self.slow else set()
@@ -293,7 +316,10 @@ class Training:
         """
         slow, old = self.extended(now)
         size, name = self._bytes(slow), f"{self.engine.name}.anchor"
-        with stall_watch.sending(self.engine, "in sending the first weights", size=size):
+        with (
+            self.engine.all_or_torn("the sending of the first weights"),
+            stall_watch.sending(self.engine, "in sending the first weights", size=size),
+        ):
             gaps = take_anchor(slow, self._transport, name, mine=hvd.rank() == root)
         slow.restart(set(now.trained) - old)
         return slow, gaps

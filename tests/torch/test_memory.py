@@ -1,0 +1,33 @@
+"""What the wrapper adds at its peak: the slow state and a few buckets, at every moment."""
+
+from typing import Any
+
+import pytest
+
+import slowmo_hvd.torch as hvd
+from benchmarks.memory import moments
+
+MIB = 2**20
+LAYERS, BUCKET = 60, MIB  # 63 MB of parameters: a third copy of the model would be seen
+BESIDES = 24 * MIB  # two buckets, what travels of a first step, and what Python itself takes
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    ("settings", "copies"),
+    [
+        ({"slow_momentum": 0.5}, 2),
+        ({"slow_momentum": 0.0}, 1),
+        ({"slow_momentum": 0.5, "overlap_steps": 1}, 3),
+        ({"slow_momentum": 0.0, "overlap_steps": 1, "fragments": 3}, 1 + 1 / 3),
+    ],
+    ids=str,
+)
+def test_at_no_moment_is_there_another_copy_of_the_model(
+    settings: dict[str, Any], copies: float
+) -> None:
+    for moment, extra, size in moments(LAYERS, bucket_bytes=BUCKET, **settings):
+        # There the inner optimizer's own momentum is a second time, until it is replaced.
+        allowed = (copies + moment.endswith("without a slow state")) * size + BESIDES
+        worst = max(hvd.allgather_object(extra))
+        assert worst < allowed, f"{moment}: {(worst - allowed) / MIB:.0f} MiB too many"
