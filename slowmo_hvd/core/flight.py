@@ -25,6 +25,8 @@ class UnderWay:
             self._value = self._call()
         except BaseException as error:
             self._error = error
+        finally:
+            del self._call  # and with it the memory of all that it has worked on
 
     def wait(self) -> None:
         """Until it is over, however it ends."""

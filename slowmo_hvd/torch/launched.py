@@ -21,7 +21,7 @@ class Launched:
         buckets: the fragment's.
         anchors: x_{t,0} of each room.
         momenta: u_t likewise, where β > 0.
-        memory: gives an empty flat tensor for so many elements of a room.
+        memory: gives an empty flat tensor for a room, of so many elements or more.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Launched:
         for bucket in buckets:  # of one fragment, end to end
             self._begins.setdefault(bucket.room, bucket.runs[0].start)
             ends[bucket.room] = bucket.runs[-1].stop
-        self.flats = {
-            room: memory(room, ends[room] - begin) for room, begin in self._begins.items()
-        }
+        sizes = {room: ends[room] - begin for room, begin in self._begins.items()}
+        self.memory = {room: memory(room, size) for room, size in sizes.items()}
+        self.flats = {room: self.memory[room][:size] for room, size in sizes.items()}
 
     def part(self, room: Room, start: int, stop: int) -> Tensor:
         """What is between two places of a room."""

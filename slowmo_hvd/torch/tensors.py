@@ -285,8 +285,8 @@ class SlowModel:
     def drop(self, fragment: int) -> None:
         """Forget a launch."""
         # A GPU has torch's caching allocator for that.
-        flats = self.launched.pop(fragment).flats.values()
-        self._spare.extend(flat for flat in flats if flat.device.type == "cpu")
+        memory = self.launched.pop(fragment).memory.values()
+        self._spare.extend(flat for flat in memory if flat.device.type == "cpu")
 
     def _parts_in(self, fragment: int) -> Iterator[tuple[_Part, Room]]:
         for bucket in self.buckets_of(fragment):
@@ -294,11 +294,16 @@ class SlowModel:
                 yield part, bucket.room
 
     def _spare_memory(self, room: Room, size: int) -> Tensor:
-        """Memory of what has landed: on a CPU to map it anew costs more than to copy into it."""
+        """What has landed has left: on a CPU to map it anew costs more than to copy into it.
+
+        Large enough for each fragment in its turn.
+        """
         for index, flat in enumerate(self._spare):
-            if (flat.device, flat.dtype, len(flat)) == (room.device, room.dtype, size):
+            if (flat.device, flat.dtype) == (room.device, room.dtype):
                 return self._spare.pop(index)
-        self._spare.clear()  # of fragments of other sizes
+        if room.device.type == "cpu":
+            leaves = ([self._leaves[p] for p in part if p in self._leaves] for part in self.parts)
+            size = max(sum(leaf.size for leaf in part if leaf.room == room) for part in leaves)
         return torch.empty(size, dtype=room.dtype, device=room.device)
 
     # ---- on all of it --------------------------------------------------------------------
