@@ -59,6 +59,16 @@ def land_everywhere() -> None:
             engine.land()
 
 
+def settle_everywhere() -> None:
+    """Wait until nothing is on the wire in this process, before the first thing is saved.
+
+    Raises as `Engine.settle`: what is saved together is then as old, all of it.
+    """
+    for engine in list(_living):
+        if engine.under_way:
+            engine.settle()
+
+
 class Engine:
     """Counts local steps, and synchronises when the schedule says so.
 

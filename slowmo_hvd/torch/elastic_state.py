@@ -2,10 +2,12 @@
 
 from horovod.torch.elastic.state import (
     OptimizerStateHandler,
+    StateHandler,
     get_handler_registry,
     set_handler_registry,
 )
 
+from slowmo_hvd.core.engine import settle_everywhere
 from slowmo_hvd.torch.functions import broadcast_optimizer_state
 
 
@@ -21,10 +23,25 @@ def register_handler() -> None:
     """Put our handler into the place of Horovod's, which takes any torch optimizer.
 
     Our broadcast calls Horovod's for those that are not ours, and knows ours in wrappers too.
+
+    A worker may be found to be lost where an optimizer's state is saved, which waits for what is
+    under way. So everything waits for that, or a commit would have a model that is newer than it.
     """
     set_handler_registry(
         [
-            (type_, SlowMoStateHandler if handler is OptimizerStateHandler else handler)
-            for type_, handler in get_handler_registry()
+            (type_, _settling(SlowMoStateHandler if of is OptimizerStateHandler else of))
+            for type_, of in get_handler_registry()
         ]
     )
+
+
+def _settling(handler: type[StateHandler]) -> type[StateHandler]:
+    """The handler, but that it saves only when nothing is on the wire."""
+
+    class Settling(handler):  # type: ignore[misc]
+        def save(self) -> None:
+            settle_everywhere()
+            super().save()
+
+    Settling.__name__ = Settling.__qualname__ = handler.__name__
+    return Settling
