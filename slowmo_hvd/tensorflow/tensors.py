@@ -314,9 +314,11 @@ class SlowModel:
         launched = self.launched[fragment]
         for bucket in self.buckets_of(fragment):
             self._graph(partial(self._restart, since=launched), bucket, "land")()
+        self.drop(fragment)
 
     def drop(self, fragment: int) -> None:
-        """Forget a launch: the memory is kept for the next one."""
+        """Forget a launch. The variables stay, and are the same on all ranks again: zeros."""
+        self.launched[fragment].forget()
 
     # ---- the variables -------------------------------------------------------------------
 
@@ -463,6 +465,12 @@ class Launched(SlowModel):
     def remember(self) -> None:
         """Take the variables' values."""
         self._remembers()
+
+    def forget(self) -> None:
+        """Leave zeros."""
+        for flat in self._flats.values():
+            for variable in flat.variables:
+                variable.assign(tf.zeros_like(variable))
 
     def _remember(self) -> None:
         for room, flat in self._flats.items():

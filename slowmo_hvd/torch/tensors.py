@@ -393,7 +393,7 @@ class SlowModel:
                 else:
                     flat = torch.empty(0, dtype=leaf.room.dtype, device=leaf.room.device)
                 views[position] = flat.view(self._shapes[position])
-        return views
+        return dict(sorted(views.items()))  # in whatever order they were launched
 
     def _views(self, flats: Mapping[Room, Tensor]) -> dict[int, Tensor]:
         views = {}
