@@ -32,6 +32,8 @@ class Place:
         mark = f"met-{self._meetings}-"
         (self._folder / f"{mark}{self._rank}").touch()
         while not all((self._folder / f"{mark}{rank}").exists() for rank in range(self._ranks)):
+            if not self._folder.exists():
+                raise RuntimeError("the job is over, and this rank was not told")
             time.sleep(_PAUSE)
 
     def report(self, result: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from benchmarks.contenders.works import work
 from benchmarks.network import Network, NetworkError
 
 COPIES = 7  # of a model's parameters that a rank may need
+START = 60  # seconds that horovodrun may need beside a job's own
 TAIL = 2000  # characters of what a failed job has printed
 
 
@@ -85,7 +86,7 @@ def run_job(job: Job, network: Network, budget: Budget) -> Record:
     try:
         (folder / "job.json").write_text(json.dumps(told(job, budget)))
         command = [sys.executable, "-m", "benchmarks.contenders.worker", str(folder)]
-        network.run(command, env={**os.environ, **_ONE_THREAD})
+        network.run(command, env={**os.environ, **_ONE_THREAD}, timeout=budget.limit + START)
     except NetworkError as error:
         printed = str(error)
     finally:

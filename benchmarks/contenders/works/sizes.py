@@ -75,5 +75,10 @@ class Size:
         """Its mean loss."""
         import tensorflow as tf
 
-        total = tf.add_n([tf.reduce_sum(variable) for variable in model.trainable_variables])
-        return total * (1 + x[0])  # else TensorFlow knows the gradients, and what an average is
+        # Each gradient differs, and is not known beforehand: TensorFlow would average equal ones
+        # once, and known ones never.
+        variables = model.trainable_variables
+        sums = [
+            tf.reduce_sum(variable) * (number + x[0]) for number, variable in enumerate(variables)
+        ]
+        return tf.add_n(sums)
