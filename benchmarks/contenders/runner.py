@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,7 +16,7 @@ from benchmarks.contenders.jobs import PERIOD, SYNC_PERIOD, Job, rounds
 from benchmarks.contenders.place import reports
 from benchmarks.contenders.store import CANNOT, DONE, FAILED, Record, Store
 from benchmarks.contenders.works import work
-from benchmarks.network import Network, NetworkError
+from benchmarks.network import Network, NetworkError, cleanup
 
 COPIES = 7  # of a model's parameters that a rank may need
 START = 60  # seconds that horovodrun may need beside a job's own
@@ -80,7 +78,7 @@ def run_job(job: Job, network: Network, budget: Budget) -> Record:
     if job.measure == "sync" and needs > psutil.virtual_memory().available:
         return {**record, "state": FAILED, "says": f"it may need {needs / 1e9:.0f} GB of memory"}
     network.set_rate(job.rate)
-    folder = Path(tempfile.mkdtemp(prefix="contenders-"))
+    folder = cleanup.make_folder(cleanup.name(os.getpid(), 0))  # known for ours if we are killed
     begin, sent = time.monotonic(), [network.bytes_sent(host) for host in network.hosts]
     printed = ""
     try:
