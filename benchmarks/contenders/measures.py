@@ -67,13 +67,15 @@ class Bench:
             seconds = _seconds(lambda: self._train(steps))
             self._place.meet()
             counted = bytes_sent(self._interface) - before
-            raw = _seconds(contender.raw_allreduce)
+            begin = time.perf_counter()
+            there_is_one = contender.raw_allreduce()
+            raw = time.perf_counter() - begin
             if turn == 0:  # it pays for memory
                 known = len(contender.sync_seconds())
                 continue
             periods.append(seconds)
             sent += counted
-            if raw > 1e-3:  # else there was none
+            if there_is_one:
                 raws.append(raw)
         syncs = contender.sync_seconds()[known:]
         contender.finish()
