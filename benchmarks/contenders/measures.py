@@ -10,7 +10,8 @@ from benchmarks.contenders.protocol import Contender, Setting, Work
 ALONE = 12  # steps of a contender that never exchanges anything, in a measurement
 LEAST = 8  # steps of one that exchanges in each
 PERIODS = 2  # of the others
-WARM_UP = 3  # the least
+WARM_UP = 3  # steps that are not timed, at least
+WARM_PERIODS = 2  # likewise: an average that overlaps lands in the second
 
 
 class Bench:
@@ -37,7 +38,7 @@ class Bench:
     def speed(self) -> dict[str, Any]:
         """Steps from one exchange to another, of which the first are not timed."""
         period = self._contender.period
-        self._train(-(-WARM_UP // period) * period if period else WARM_UP)
+        self._train(max(WARM_PERIODS, -(-WARM_UP // period)) * period if period else WARM_UP)
         steps = max(PERIODS, -(-LEAST // period)) * period if period else ALONE
         self._place.meet()
         sent = bytes_sent(self._interface)
@@ -60,8 +61,9 @@ class Bench:
         """Rounds of steps with one exchange each, in turns with a raw allreduce if there is one."""
         contender = self._contender
         steps = contender.period or 1
-        periods, raws, sent = [], [], 0
-        for turn in range(1 + rounds):
+        periods, raws, syncs, sent = [], [], [], 0
+        for turn in range(WARM_PERIODS + rounds):
+            known = len(contender.sync_seconds())
             self._place.meet()
             before = bytes_sent(self._interface)
             seconds = _seconds(lambda: self._train(steps))
@@ -70,14 +72,14 @@ class Bench:
             begin = time.perf_counter()
             there_is_one = contender.raw_allreduce()
             raw = time.perf_counter() - begin
-            if turn == 0:  # it pays for memory
-                known = len(contender.sync_seconds())
+            if turn < WARM_PERIODS:  # which pay for memory and for compiling
                 continue
             periods.append(seconds)
+            if own := contender.sync_seconds()[known:]:
+                syncs.append(sum(own))  # one for each fragment
             sent += counted
             if there_is_one:
                 raws.append(raw)
-        syncs = contender.sync_seconds()[known:]
         contender.finish()
         self._place.meet()
         return {
