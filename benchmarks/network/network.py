@@ -1,8 +1,10 @@
 """The network: made and removed around a block, and commands that run on it."""
 
 import atexit
+import contextlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from benchmarks.network.rates import UNSHAPED, bits_a_second
 from benchmarks.network.tools import NetworkError, missing
 
 _MOST = 250  # addresses of one network
+_GRACE = 20  # seconds for horovodrun to end its ranks
 _numbers = itertools.count()
 
 
@@ -86,6 +89,7 @@ class Network:
         *,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> str:
         """Run a command under horovodrun, one rank on each host.
 
@@ -93,14 +97,15 @@ class Network:
             command: a program and its arguments. Python is the one that runs this.
             options: of horovodrun's, in addition.
             env: the environment, this process's own if None.
+            timeout: seconds, after which it is ended.
 
         Returns:
             What horovodrun prints, in which each line tells its rank.
 
         Raises:
-            NetworkError: a rank failed; this has the output.
+            NetworkError: a rank failed, or it was not over in time; this has the output.
         """
-        done = self._run(command, options, env, capture=True)
+        done = self._run(command, options, env, capture=True, timeout=timeout)
         if done.returncode:
             raise NetworkError(f"`{' '.join(command)}` failed:\n{done.stdout}")
         return done.stdout
@@ -129,6 +134,7 @@ class Network:
         env: Mapping[str, str] | None,
         *,
         capture: bool,
+        timeout: float | None = None,
     ) -> subprocess.CompletedProcess[str]:
         places = ",".join(f"{host}:1" for host in self.hosts)
         launcher = [sys.executable, "-m", "benchmarks.network.launcher"]
@@ -146,7 +152,11 @@ class Network:
             start_new_session=True,  # Ctrl-C is for us
         )
         self._started.append(running)
-        printed, _ = running.communicate()
+        try:
+            printed, _ = running.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            words = f"`{' '.join(command)}` was not over after {timeout:g} seconds"
+            raise NetworkError(f"{words}:\n{_end(running)}") from None
         return subprocess.CompletedProcess(running.args, running.returncode, printed)
 
     def _remove(self) -> None:
@@ -157,6 +167,15 @@ class Network:
             self._started = []
             atexit.unregister(self._remove)
         signals.restore_sigterm(self._on_sigterm)
+
+
+def _end(horovodrun: subprocess.Popen[str]) -> str:
+    """End a command and its ranks; return what it has printed, unless it goes on printing."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        os.killpg(horovodrun.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return horovodrun.communicate(timeout=_GRACE)[0]
+    return ""
 
 
 def _with_this_python(env: Mapping[str, str]) -> dict[str, str]:

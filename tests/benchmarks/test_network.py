@@ -59,6 +59,14 @@ with Network(hosts=2, rate="10mbit") as network:
         assert "`false` failed" in str(error), error
     else:
         raise AssertionError("no error")
+    try:
+        network.run(["sh", "-c", "echo begun; sleep 1000"], timeout=4)
+    except NetworkError as error:
+        assert "was not over after 4 seconds" in str(error), error
+        assert str(error).count("stdout>:begun") == 2, error
+    else:
+        raise AssertionError("no error")
+    network.run(["true"])
 print("as expected")
 """
 

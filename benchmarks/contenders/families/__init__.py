@@ -1,0 +1,1 @@
+"""The contenders, a family in each module, which has a function ``make(work, setting)``."""
