@@ -5,6 +5,7 @@ momentum; and a few buckets while a sync lasts. It is called eagerly.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, plan
 from slowmo_hvd.tensorflow.flat import Flat
 from slowmo_hvd.tensorflow.native import native, path_of
+
+_EAGER_CALLS = 100  # so many cost about what it costs to make a graph of as many operations
 
 
 def slow_dtype(variable: Any) -> str:
@@ -55,7 +58,8 @@ class Wire:
 
 def read(variable: Any, piece: Piece) -> Any:
     """A slice of a tf.Variable's elements, flat."""
-    flat = tf.reshape(variable, [-1])
+    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    flat = _reshaped(value, (-1,))
     whole = piece.start == 0 and piece.stop == variable.shape.num_elements()
     return flat if whole else flat[piece.start : piece.stop]
 
@@ -120,6 +124,7 @@ class SlowModel:
         }
         self._bucket_bytes = bucket_bytes
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}  # which keep their buckets
+        self._calls: dict[tuple[str, int], int] = {}
         self.plan = self._planned(self._leaves)
         self.slots = []
         for position, (variable, group) in enumerate(listed):
@@ -141,15 +146,16 @@ class SlowModel:
 
     def train(self, frozen: Collection[int]) -> None:
         """Synchronise all variables but those at these positions."""
-        self.plan = self._planned(set(self._leaves) - set(frozen))
-        self._graphs = {}
+        planned = self._planned(set(self._leaves) - set(frozen))
+        if planned != self.plan:
+            self.plan, self._graphs, self._calls = planned, {}, {}
 
     def part(self, positions: Collection[int]) -> "SlowModel":
         """The variables at these positions alone are synchronised; the same state, and no copy."""
         part = object.__new__(SlowModel)
         vars(part).update(vars(self))
         part.plan = self._planned(positions)
-        part._graphs = {}
+        part._graphs, part._calls = {}, {}
         return part
 
     def frozen(self) -> tuple[int, ...]:
@@ -170,11 +176,13 @@ class SlowModel:
 
     def squared_norm(self, memory: Callable[[Bucket], Any]) -> float:
         """‖x^i‖²; not finite if any variable is not."""
-        squares = [self._graph(self._squared_norm, bucket)() for bucket in self.buckets]
+        squares = [self._often(self._squared_norm, bucket)() for bucket in self.buckets]
         return float(tf.add_n(squares)) if squares else 0.0
 
     def _squared_norm(self, bucket: Bucket) -> Any:
-        return tf.add_n([_squared(tf.cast(v, bucket.room.wire)) for v in self._pieces(bucket)])
+        pieces = [_cast(piece, bucket.room.wire) for piece in self._pieces(bucket)]
+        halves = tf.raw_ops.Pack(values=[tf.raw_ops.L2Loss(t=piece) for piece in pieces])
+        return 2 * tf.reduce_sum(tf.cast(halves, tf.float64))
 
     def displacement(self, bucket: Bucket, out: Wire) -> Any:
         """d^i = x_{t,0} - x^i of this worker; return its squared norm.
@@ -183,7 +191,7 @@ class SlowModel:
         that is what their displacement is measured from: the rounding is no progress of theirs,
         and the float32 anchor keeps what is too small for them to show.
         """
-        out.values, squares = self._graph(self._displacement, bucket)()
+        out.values, squares = self._often(self._displacement, bucket)()
         return squares
 
     def _displacement(self, bucket: Bucket) -> tuple[Any, Any]:
@@ -209,7 +217,11 @@ class SlowModel:
         values, total.values = total.values, None
         numbers = [[s.step / workers, s.carry, s.decay, s.gain / workers] for s in steps]
         coefficients = tf.constant(numbers, bucket.room.wire)
-        return self._graph(self._outer_step, bucket)(values, coefficients)
+        squares = self._graph(self._outer_step, bucket)(values, coefficients)
+        # Where there is a constraint the anchor depends on it, and must be the same on every rank.
+        bound = any(_constraint(self.slots[piece.leaf]) for piece in bucket.pieces)
+        (self._graph if bound else self._often)(self._restart, bucket)()
+        return squares
 
     def _outer_step(self, bucket: Bucket, values: Any, coefficients: Any) -> Any:
         anchor, momentum = self._anchor[bucket.room], self._momentum.get(bucket.room)
@@ -226,8 +238,19 @@ class SlowModel:
         anchor.write(moved)
         if momentum is not None:
             momentum.write(gained)
-        self._restart(bucket)
         return _squared(values)
+
+    def _often(self, method: Callable[..., Any], bucket: Bucket) -> Callable[..., Any]:
+        """The method on a bucket, eagerly at first, and as a graph once it is called often.
+
+        For what is done to each variable: of hundreds a graph takes seconds to make. A rank that
+        came later makes it later, so that both ways must give the other ranks the same bits.
+        """
+        key = method.__name__, id(bucket)
+        self._calls[key] = self._calls.get(key, 0) + 1
+        if self._calls[key] <= _EAGER_CALLS:
+            return partial(method, bucket)
+        return self._graph(method, bucket)
 
     def _graph(self, method: Callable[..., Any], bucket: Bucket) -> Callable[..., Any]:
         """The method on a bucket as a graph, made once: of many small operations it is faster."""
@@ -280,12 +303,12 @@ class SlowModel:
         bound = []
         for slot, anchor in self._anchors_of(bucket.room, slots):
             variable = native(slot.variable)
-            value = tf.cast(tf.reshape(anchor, slot.shape), variable.dtype)
-            constraint = getattr(slot.variable, "constraint", None)
+            value = _cast(_reshaped(anchor, slot.shape), variable.dtype)
+            constraint = _constraint(slot)
             if constraint is not None:
                 value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
                 bound.append((slot.place, tf.cast(tf.reshape(value, [-1]), slot.room.wire)))
-            variable.assign(value)
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
         self._anchor[bucket.room].write(bound)
 
     def _anchors_of(
@@ -357,6 +380,29 @@ class SlowModel:
 
     def _kinds(self) -> dict[str, dict[Room, Flat]]:
         return {"anchor": self._anchor} | ({"momentum": self._momentum} if self._momentum else {})
+
+
+def _constraint(slot: SlowVariable) -> Callable[[Any], Any] | None:
+    found: Callable[[Any], Any] | None = getattr(slot.variable, "constraint", None)
+    return found
+
+
+# By the operations themselves, which Python starts in a few µs. `tf.reshape` and the like take ten
+# times as long, and there is one of each for every variable.
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    return value if value.dtype == dtype else tf.cast(value, dtype)
+
+
+def _reshaped(value: Any, shape: tuple[int, ...]) -> Any:
+    return tf.raw_ops.Reshape(tensor=value, shape=_as_tensor(shape))
+
+
+@functools.lru_cache(maxsize=1000)
+def _as_tensor(shape: tuple[int, ...]) -> Any:
+    with tf.init_scope():
+        return tf.constant(shape, tf.int32)
 
 
 def _squared(values: Any) -> Any:
