@@ -27,7 +27,7 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.tensorflow.buffers import Buffers, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
-from slowmo_hvd.tensorflow.in_graph import InGraph
+from slowmo_hvd.tensorflow.in_graph import InGraph, in_order
 from slowmo_hvd.tensorflow.inner import Inner
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.means import average
@@ -263,7 +263,8 @@ class Training:
         self._lr_steps.assign_add(one)
         due = counts & self._schedule.is_due(self._step, self._position)
         kind = 1 - tf.cast(warmup, tf.int64)
-        tf.cond(due | refused, lambda: self._sync(kind), lambda: None)
+        with in_order(self._touched()):
+            tf.cond(due | refused, lambda: self._sync(kind), lambda: None)
 
     def _counts(self) -> tuple[Any, Any]:
         """Whether this step counts, and whether `_check` is to refuse it: bool tensors.
@@ -302,7 +303,7 @@ class Training:
             self._check(kind, key)
             self._work(kind, key)
         else:
-            self._in_graph.add([kind, key], self._touched())
+            self._in_graph.add([kind, key])
 
     def _touched(self) -> list[Any]:
         """The tf.Variables that a sync reads or writes and a step uses too."""
