@@ -16,8 +16,8 @@ import tensorflow as tf
 import slowmo_hvd.tensorflow.keras as hvd
 
 COUNTS = (16, 64, 160, 500)
-TURNS = 15
-STARTS = 5
+TURNS = 9
+STARTS = 3
 INNERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "SGD": lambda: keras.optimizers.SGD(1e-3),
     "Adam": lambda: keras.optimizers.Adam(1e-3),
@@ -33,7 +33,8 @@ class Many(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Make them."""
-        self.all = [self.add_weight(shape=(4,), name=f"w{i}") for i in range(self.count)]
+        names = (f"w{i}" for i in range(self.count))
+        self.all = [self.add_weight(shape=(4,), initializer="zeros", name=name) for name in names]
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Add them."""
