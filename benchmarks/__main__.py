@@ -9,6 +9,7 @@ BENCHMARKS = {
     "tensorflow": (
         "keras_step_overhead",
         "keras_sync_time",
+        "keras_variables",
         "keras_broadcast_time",
         "keras_broadcast_time 50",
     ),

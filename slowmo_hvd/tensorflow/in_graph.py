@@ -7,7 +7,7 @@ graph waits in a queue, which holds nothing, and a second raises what the work h
 
 import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,22 +34,18 @@ class InGraph:
         with tf.init_scope():
             self._done = tf.queue.FIFOQueue(1, [tf.bool], [()])
 
-    def add(self, arguments: Sequence[Any], variables: Sequence[Any]) -> None:
-        """Add the work to the graph that is being made.
+    def add(self, arguments: Sequence[Any]) -> None:
+        """Add the work to the graph that is being made, within `in_order`.
 
         Args:
             arguments: tensors, for the methods.
-            variables: the tf.Variables that the work reads or writes. By their handles TensorFlow
-                orders it with all else that uses them, also in loops of the graph.
         """
-        handles = [variable.handle for variable in variables]
-        count = len(arguments)
-        begun = _call(self._begin, [tf.constant(count), *arguments, *handles])
+        begun = _call(self._begin, arguments)
         with tf.control_dependencies([begun]):
             done = self._done.dequeue()
-        _call(self._end, [done, *handles])
+        _call(self._end, [done])
 
-    def _begin(self, count: Any, *values: Any) -> None:
+    def _begin(self, *arguments: Any) -> None:
         if self._running is not None:
             # An error elsewhere has ended the step that began it, and nobody has waited for it.
             with contextlib.suppress(Exception):
@@ -57,7 +53,6 @@ class InGraph:
             if int(self._done.size()) > 0:
                 self._done.dequeue()
             self._running = None
-        arguments = values[: int(count)]
         _alive(self._check)(*arguments)
         self._running = UnderWay(partial(self._run, _alive(self._work), *arguments), "sync")
 
@@ -71,6 +66,30 @@ class InGraph:
         running, self._running = self._running, None
         assert running is not None  # _begin has run
         running.result()
+
+
+@contextlib.contextmanager
+def in_order(variables: Sequence[Any]) -> Iterator[None]:
+    """Have the graph order what is made inside with all else that uses these tf.Variables.
+
+    TensorFlow orders operations by the handles that they are given, and takes one that does nothing
+    but pass them on for one that writes. So there is such a one before and one after. The handles
+    could go into the branch that uses them; but to make a branch of hundreds takes longer.
+    """
+    if tf.executing_eagerly():
+        yield
+        return
+    by_device: dict[str, list[Any]] = {}  # an operation has but one
+    for variable in variables:
+        by_device.setdefault(variable.device, []).append(variable.handle)
+    graph = tf.compat.v1.get_default_graph()
+    before = [tf.raw_ops.IdentityN(input=handles)[0].op for handles in by_device.values()]
+    count = len(graph.get_operations())
+    with tf.control_dependencies(before):
+        yield
+    with tf.control_dependencies(graph.get_operations()[count:]):
+        for handles in by_device.values():
+            tf.raw_ops.IdentityN(input=handles)
 
 
 def _call(method: Callable[..., None], arguments: Sequence[Any]) -> Any:

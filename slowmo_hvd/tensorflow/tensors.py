@@ -5,6 +5,7 @@ momentum; and a few buckets while a sync lasts. It is called eagerly.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, plan, share_out
 from slowmo_hvd.tensorflow.flat import Flat
 from slowmo_hvd.tensorflow.native import native, path_of
+
+_EAGER_CALLS = 100  # so many cost about what it costs to make a graph of as many operations
 
 
 def slow_dtype(variable: Any) -> str:
@@ -55,7 +58,8 @@ class Wire:
 
 def read(variable: Any, piece: Piece) -> Any:
     """A slice of a tf.Variable's elements, flat."""
-    flat = tf.reshape(variable, [-1])
+    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    flat = _reshaped(value, (-1,))
     whole = piece.start == 0 and piece.stop == variable.shape.num_elements()
     return flat if whole else flat[piece.start : piece.stop]
 
@@ -125,6 +129,7 @@ class SlowModel:
         self._bucket_bytes = bucket_bytes
         self.parts = share_out([leaf.size for leaf in self._leaves.values()], fragments)
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}  # which keep their buckets
+        self._calls: dict[tuple[str, int], int] = {}
         self.plan = self._planned(self._leaves, self.parts)
         self.slots = []
         for position, (variable, group) in enumerate(listed):
@@ -153,10 +158,11 @@ class SlowModel:
 
     def train(self, frozen: Collection[int]) -> None:
         """Synchronise all variables but those at these positions."""
-        self.plan = self._planned(set(self._leaves) - set(frozen), self.parts)
-        self._graphs = {}
-        for launched in self.launched:
-            launched.train_as(self)
+        planned = self._planned(set(self._leaves) - set(frozen), self.parts)
+        if planned != self.plan:
+            self.plan, self._graphs, self._calls = planned, {}, {}
+            for launched in self.launched:
+                launched.train_as(self)
 
     def part(self, positions: Collection[int]) -> "SlowModel":
         """The variables at these positions alone are synchronised; the same state, and no copy."""
@@ -165,7 +171,7 @@ class SlowModel:
         # Laid out as the whole is, and of one fragment.
         buckets = self._planned(positions, self.parts).buckets
         part.plan = self.plan._replace(fragments=(tuple(buckets),))
-        part._graphs = {}
+        part._graphs, part._calls = {}, {}
         return part
 
     def frozen(self) -> tuple[int, ...]:
@@ -195,11 +201,13 @@ class SlowModel:
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
         """‖x^i‖² in these buckets; not finite if any variable is not."""
-        squares = [self._graph(self._squared_norm, bucket)() for bucket in buckets]
+        squares = [self._often(self._squared_norm, bucket)() for bucket in buckets]
         return float(tf.add_n(squares)) if squares else 0.0
 
     def _squared_norm(self, bucket: Bucket) -> Any:
-        return tf.add_n([_squared(tf.cast(v, bucket.room.wire)) for v in self._pieces(bucket)])
+        pieces = [_cast(piece, bucket.room.wire) for piece in self._pieces(bucket)]
+        halves = tf.raw_ops.Pack(values=[tf.raw_ops.L2Loss(t=piece) for piece in pieces])
+        return 2 * tf.reduce_sum(tf.cast(halves, tf.float64))
 
     def displacement(self, bucket: Bucket, out: Wire) -> Any:
         """d^i = x_{t,0} - x^i of this worker; return its squared norm.
@@ -208,7 +216,7 @@ class SlowModel:
         that is what their displacement is measured from: the rounding is no progress of theirs,
         and the float32 anchor keeps what is too small for them to show.
         """
-        out.values, squares = self._graph(self._displacement, bucket)()
+        out.values, squares = self._often(self._displacement, bucket)()
         return squares
 
     def _displacement(self, bucket: Bucket) -> tuple[Any, Any]:
@@ -234,7 +242,13 @@ class SlowModel:
         values, total.values = total.values, None
         numbers = [[s.step / workers, s.carry, s.decay, s.gain / workers] for s in steps]
         coefficients = tf.constant(numbers, bucket.room.wire)
-        return self._graph(self._outer_step, bucket)(values, coefficients)
+        squares = self._graph(self._outer_step, bucket)(values, coefficients)
+        (self._graph if self._bound(bucket) else self._often)(self._restart, bucket)()
+        return squares
+
+    def _bound(self, bucket: Bucket) -> bool:
+        """Whether there is a constraint, on which the anchor depends, equal on every rank."""
+        return any(_constraint(self.slots[piece.leaf]) for piece in bucket.pieces)
 
     def _outer_step(self, bucket: Bucket, values: Any, coefficients: Any) -> Any:
         anchor, momentum = self._anchor[bucket.room], self._momentum.get(bucket.room)
@@ -251,8 +265,21 @@ class SlowModel:
         anchor.write(moved)
         if momentum is not None:
             momentum.write(gained)
-        self._restart(bucket)
         return _squared(values)
+
+    def _often(
+        self, method: Callable[..., Any], bucket: Bucket, name: str = ""
+    ) -> Callable[..., Any]:
+        """The method on a bucket, eagerly at first, and as a graph once it is called often.
+
+        For what is done to each variable: of hundreds a graph takes seconds to make. A rank that
+        came later makes it later, so that both ways must give the other ranks the same bits.
+        """
+        key = name or method.__name__, id(bucket)
+        self._calls[key] = self._calls.get(key, 0) + 1
+        if self._calls[key] <= _EAGER_CALLS:
+            return partial(method, bucket)
+        return self._graph(method, bucket, name)
 
     def _graph(
         self, method: Callable[..., Any], bucket: Bucket, name: str = ""
@@ -313,7 +340,8 @@ class SlowModel:
         """x^i ← x_{t+1,0} + (x^i - x^i at the launch)."""
         launched = self.launched[fragment]
         for bucket in self.buckets_of(fragment):
-            self._graph(partial(self._restart, since=launched), bucket, "land")()
+            land = partial(self._restart, since=launched)
+            (self._graph if self._bound(bucket) else self._often)(land, bucket, "land")()
         self.drop(fragment)
 
     def drop(self, fragment: int) -> None:
@@ -335,18 +363,18 @@ class SlowModel:
         bound = []
         for slot, anchor in self._anchors_of(bucket.room, slots):
             variable = native(slot.variable)
-            value = tf.cast(tf.reshape(anchor, slot.shape), variable.dtype)
-            constraint = getattr(slot.variable, "constraint", None)
+            value = _cast(_reshaped(anchor, slot.shape), variable.dtype)
+            constraint = _constraint(slot)
             if constraint is not None:
                 value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
                 anchor = tf.cast(tf.reshape(value, [-1]), slot.room.wire)
                 bound.append((slot.place, anchor))
             if since is not None:
                 value = tf.reshape(anchor + since.steps_of(slot), slot.shape)
-                value = tf.cast(value, variable.dtype)  # exact where no step was taken
+                value = _cast(value, variable.dtype)  # exact where no step was taken
                 if constraint is not None:
                     value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
-            variable.assign(value)
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
         self._anchor[bucket.room].write(bound)
 
     def _anchors_of(
@@ -456,11 +484,11 @@ class Launched(SlowModel):
                 size, name = places[-1].stop - places[0].start, f"{room.dtype}_launched_{fragment}"
                 self._flats[room] = Flat(size, room.dtype, name, add_variable)
         self._remembers = tf.function(self._remember, autograph=False)
-        self._graphs = {}
+        self._graphs, self._calls = {}, {}
 
     def train_as(self, slow: SlowModel) -> None:
         """Have its buckets be those of ``slow``."""
-        self.plan, self._graphs = slow.plan, {}
+        self.plan, self._graphs, self._calls = slow.plan, {}, {}
 
     def remember(self) -> None:
         """Take the variables' values."""
@@ -506,6 +534,29 @@ class Launched(SlowModel):
 
     def _restart(self, bucket: Bucket, since: "Launched | None" = None) -> None:
         """Not these values: they are of the launch."""
+
+
+def _constraint(slot: SlowVariable) -> Callable[[Any], Any] | None:
+    found: Callable[[Any], Any] | None = getattr(slot.variable, "constraint", None)
+    return found
+
+
+# By the operations themselves, which Python starts in a few µs. `tf.reshape` and the like take ten
+# times as long, and there is one of each for every variable.
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    return value if value.dtype == dtype else tf.cast(value, dtype)
+
+
+def _reshaped(value: Any, shape: tuple[int, ...]) -> Any:
+    return tf.raw_ops.Reshape(tensor=value, shape=_as_tensor(shape))
+
+
+@functools.lru_cache(maxsize=1000)
+def _as_tensor(shape: tuple[int, ...]) -> Any:
+    with tf.init_scope():
+        return tf.constant(shape, tf.int32)
 
 
 def _squared(values: Any) -> Any:

@@ -27,7 +27,7 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.tensorflow.buffers import Buffers, check_pace, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
-from slowmo_hvd.tensorflow.in_graph import InGraph
+from slowmo_hvd.tensorflow.in_graph import InGraph, in_order
 from slowmo_hvd.tensorflow.inner import Inner
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.means import average
@@ -288,7 +288,8 @@ class Training:
         self._lr_steps.assign_add(one * ones)
         due = schedule.ends(self._step, self._position) | schedule.lands(self._step, self._landing)
         acts = counts & tf.reduce_any(due)
-        tf.cond(acts | refused, self._act, lambda: None)
+        with in_order(self._touched()):
+            tf.cond(acts | refused, self._act, lambda: None)
 
     def _counts(self) -> tuple[Any, Any]:
         """Whether this step counts, and whether `_check` is to refuse it: bool tensors.
@@ -325,7 +326,7 @@ class Training:
             self._check(key)
             self._work(key)
         else:
-            self._in_graph.add([key], self._touched())
+            self._in_graph.add([key])
 
     def _touched(self) -> list[Any]:
         """The tf.Variables that a sync reads or writes and a step uses too."""
