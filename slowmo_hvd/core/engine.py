@@ -83,6 +83,7 @@ class Engine:
         stats: of the syncs so far.
         hooks: called with the record of each sync, by any key.
         name: of its collectives, in use for nothing else, once the ranks have agreed.
+        named_by: has that name, until what is under way is over too.
         slow: what is synchronised, once the ranks have agreed.
         inner: what else is.
     """
@@ -125,6 +126,7 @@ class Engine:
     def _begin_unshared(self) -> None:
         """What a copy does not take from its original."""
         self.name = ""
+        self.named_by: Any = None
         self.stats = SyncStats()
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
         self._flights = {}
@@ -133,7 +135,7 @@ class Engine:
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
         self.settle()
-        unshared = ("name", "stats", "hooks", "_flights")
+        unshared = ("name", "named_by", "stats", "hooks", "_flights")
         return {k: v for k, v in self.__dict__.items() if k not in unshared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class Peer:
         gather = partial(transport.gather, name=f"{family}.figures")
         with transport.critical.alike():
             root, self._serial = agree(figures, gather, self._serial, others)
-        engine.name = f"{family}.{self._serial}"
+        engine.name, engine.named_by = f"{family}.{self._serial}", self
         return root
 
 

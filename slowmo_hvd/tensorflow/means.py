@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from slowmo_hvd.core.pipeline import Load, send
 from slowmo_hvd.core.plan import Bucket, Leaf, plan
-from slowmo_hvd.tensorflow.tensors import Room, Wire, capacities, read, room_of
+from slowmo_hvd.tensorflow.rooms import Room, Wire, capacities, read, room_of
 from slowmo_hvd.tensorflow.transport import Transport
 
 

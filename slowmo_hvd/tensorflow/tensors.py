@@ -4,11 +4,9 @@ Memory in units of the variables at float32: one for the anchor and, where β > 
 momentum; and a few buckets while a sync lasts. It is called eagerly.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,66 +14,20 @@ from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, plan, share_out
 from slowmo_hvd.tensorflow.flat import Flat
 from slowmo_hvd.tensorflow.native import native, path_of
+from slowmo_hvd.tensorflow.rooms import (
+    Room,
+    SlowVariable,
+    Wire,
+    capacities,
+    cast,
+    constraint_of,
+    read,
+    reshaped,
+    room_of,
+    slow_dtype,
+)
 
 _EAGER_CALLS = 100  # so many cost about what it costs to make a graph of as many operations
-
-
-def slow_dtype(variable: Any) -> str:
-    """float64 for float64 variables, float32 for all others, half precision included."""
-    return "float64" if native(variable).dtype == tf.float64 else "float32"
-
-
-class Room(NamedTuple):
-    """What the variables in one flat tensor have in common."""
-
-    dtype: str
-    wire: str  #: the dtype on the wire, and of the slow state
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element on the wire."""
-        return int(tf.as_dtype(self.wire).size)
-
-
-def room_of(variable: Any) -> Room:
-    """A variable's."""
-    return Room(native(variable).dtype.name, slow_dtype(variable))
-
-
-def capacities(leaves: Iterable[Leaf], bucket_bytes: int) -> dict[Room, int]:
-    """Elements of a bucket at the most, for each room."""
-    return {leaf.room: bucket_bytes // leaf.room.itemsize for leaf in leaves}
-
-
-@dataclasses.dataclass
-class Wire:
-    """What travels: TensorFlow's tensors cannot be written to, so a wire is given one."""
-
-    room: Room
-    size: int
-    values: Any = None
-
-
-def read(variable: Any, piece: Piece) -> Any:
-    """A slice of a tf.Variable's elements, flat."""
-    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-    flat = _reshaped(value, (-1,))
-    whole = piece.start == 0 and piece.stop == variable.shape.num_elements()
-    return flat if whole else flat[piece.start : piece.stop]
-
-
-class SlowVariable(NamedTuple):
-    """One variable of the model and where its slow state is."""
-
-    variable: Any  #: as the optimizer got it, a Keras variable or a tf.Variable
-    group: int  #: which learning rate it has
-    room: Room
-    place: slice  #: in the room
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The variable's."""
-        return tuple(self.variable.shape)
 
 
 class SlowModel:
@@ -87,6 +39,8 @@ class SlowModel:
     Attributes:
         slots: every variable's, in the order in which they are saved.
         plan: the buckets of those that are trained.
+        parts: the positions in each fragment.
+        launched: of each fragment how it was at its launch, where averages are launched.
     """
 
     def __init__(
@@ -97,7 +51,6 @@ class SlowModel:
         with_momentum: bool,
         bucket_bytes: int,
         fragments: int = 1,
-        overlaps: bool = False,
     ) -> None:
         """Make room for the slow state.
 
@@ -107,7 +60,6 @@ class SlowModel:
             with_momentum: whether there is a u to keep, that is β > 0.
             bucket_bytes: of a bucket on the wire, at the most.
             fragments: F, into which the variables are dealt.
-            overlaps: whether averages are launched, which needs copies.
 
         Raises:
             ValueError: a variable is not of floating point.
@@ -144,11 +96,7 @@ class SlowModel:
             if with_momentum:
                 name = f"{room.dtype}_slow_momentum"
                 self._momentum[room] = Flat(size, room.wire, name, add_variable)
-        self.launched = (
-            [Launched(self, fragment, add_variable) for fragment in range(fragments)]
-            if overlaps
-            else []
-        )
+        self.launched: list[Any] = []
 
     def _planned(
         self, trained: Collection[int], parts: Sequence[Sequence[int]] | None = None
@@ -161,8 +109,6 @@ class SlowModel:
         planned = self._planned(set(self._leaves) - set(frozen), self.parts)
         if planned != self.plan:
             self.plan, self._graphs, self._calls = planned, {}, {}
-            for launched in self.launched:
-                launched.train_as(self)
 
     def part(self, positions: Collection[int]) -> "SlowModel":
         """The variables at these positions alone are synchronised; the same state, and no copy."""
@@ -205,7 +151,7 @@ class SlowModel:
         return float(tf.add_n(squares)) if squares else 0.0
 
     def _squared_norm(self, bucket: Bucket) -> Any:
-        pieces = [_cast(piece, bucket.room.wire) for piece in self._pieces(bucket)]
+        pieces = [cast(piece, bucket.room.wire) for piece in self._pieces(bucket)]
         halves = tf.raw_ops.Pack(values=[tf.raw_ops.L2Loss(t=piece) for piece in pieces])
         return 2 * tf.reduce_sum(tf.cast(halves, tf.float64))
 
@@ -248,7 +194,7 @@ class SlowModel:
 
     def _bound(self, bucket: Bucket) -> bool:
         """Whether there is a constraint, on which the anchor depends, equal on every rank."""
-        return any(_constraint(self.slots[piece.leaf]) for piece in bucket.pieces)
+        return any(constraint_of(self.slots[piece.leaf]) for piece in bucket.pieces)
 
     def _outer_step(self, bucket: Bucket, values: Any, coefficients: Any) -> Any:
         anchor, momentum = self._anchor[bucket.room], self._momentum.get(bucket.room)
@@ -323,37 +269,12 @@ class SlowModel:
         for bucket in self.buckets:
             self._restart(bucket)
 
-    # ---- while steps go on ---------------------------------------------------------------
-
-    def launch(self, fragment: int) -> "Launched":
-        """Remember where x^i is; return what has the displacements from there."""
-        self.launched[fragment].remember()
-        return self.launched[fragment]
-
-    def return_to_anchor(self, fragment: int) -> None:
-        """Put x^i back to x_{t,0}."""
-        for bucket in self.buckets_of(fragment):
-            self._restart(bucket)
-        self.launched[fragment].remember()
-
-    def land(self, fragment: int) -> None:
-        """x^i ← x_{t+1,0} + (x^i - x^i at the launch)."""
-        launched = self.launched[fragment]
-        for bucket in self.buckets_of(fragment):
-            land = partial(self._restart, since=launched)
-            (self._graph if self._bound(bucket) else self._often)(land, bucket, "land")()
-        self.drop(fragment)
-
-    def drop(self, fragment: int) -> None:
-        """Forget a launch. The variables stay, and are the same on all ranks again: zeros."""
-        self.launched[fragment].forget()
-
     # ---- the variables -------------------------------------------------------------------
 
-    def _restart(self, bucket: Bucket, since: "Launched | None" = None) -> None:
+    def _restart(self, bucket: Bucket, since: Any = None) -> None:
         """Put the variables that end in this bucket to their anchors: they begin a window.
 
-        The steps that they have taken ``since`` a launch are kept.
+        The steps that they have taken ``since`` a launch, a `Launched`, are kept.
 
         There is no writing into a part of a variable, so one that is cut waits for its last bucket.
         A variable's constraint holds after the slow step as after every local one, and binds the
@@ -363,15 +284,15 @@ class SlowModel:
         bound = []
         for slot, anchor in self._anchors_of(bucket.room, slots):
             variable = native(slot.variable)
-            value = _cast(_reshaped(anchor, slot.shape), variable.dtype)
-            constraint = _constraint(slot)
+            value = cast(reshaped(anchor, slot.shape), variable.dtype)
+            constraint = constraint_of(slot)
             if constraint is not None:
                 value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
                 anchor = tf.cast(tf.reshape(value, [-1]), slot.room.wire)
                 bound.append((slot.place, anchor))
             if since is not None:
                 value = tf.reshape(anchor + since.steps_of(slot), slot.shape)
-                value = _cast(value, variable.dtype)  # exact where no step was taken
+                value = cast(value, variable.dtype)  # exact where no step was taken
                 if constraint is not None:
                     value = tf.cast(tf.convert_to_tensor(constraint(value)), variable.dtype)
             tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
@@ -463,100 +384,6 @@ class SlowModel:
 
     def _kinds(self) -> dict[str, dict[Room, Flat]]:
         return {"anchor": self._anchor} | ({"momentum": self._momentum} if self._momentum else {})
-
-
-class Launched(SlowModel):
-    """x^i of one fragment as it was at the launch of its average, while local steps go on.
-
-    See `slowmo_hvd.core.ports.Slow`: its outer steps move anchor and momentum alone. Another thread
-    may use it.
-    """
-
-    def __init__(self, slow: SlowModel, fragment: int, add_variable: Callable[..., Any]) -> None:
-        vars(self).update(vars(slow))
-        self.positions = slow.parts[fragment]
-        self._flats: dict[Room, Flat] = {}
-        self._begins: dict[Room, int] = {}
-        for room in slow.plan.sizes:
-            places = [s.place for s in (slow.slots[p] for p in self.positions) if s.room == room]
-            if places:  # end to end
-                self._begins[room] = places[0].start
-                size, name = places[-1].stop - places[0].start, f"{room.dtype}_launched_{fragment}"
-                self._flats[room] = Flat(size, room.dtype, name, add_variable)
-        self._remembers = tf.function(self._remember, autograph=False)
-        self._graphs, self._calls = {}, {}
-
-    def train_as(self, slow: SlowModel) -> None:
-        """Have its buckets be those of ``slow``."""
-        self.plan, self._graphs, self._calls = slow.plan, {}, {}
-
-    def remember(self) -> None:
-        """Take the variables' values."""
-        self._remembers()
-
-    def forget(self) -> None:
-        """Leave zeros."""
-        for flat in self._flats.values():
-            for variable in flat.variables:
-                variable.assign(tf.zeros_like(variable))
-
-    def _remember(self) -> None:
-        for room, flat in self._flats.items():
-            slots = [self.slots[p] for p in self.positions if self.slots[p].room == room]
-            values = tf.concat([tf.reshape(native(slot.variable), [-1]) for slot in slots], 0)
-            flat.write([(slice(0, values.shape[0]), values)])
-
-    def at_launch(self, slot: SlowVariable) -> Any:
-        """One variable's values at the launch, flat."""
-        return self._read(slot.room, slot.place.start, slot.place.stop)
-
-    def steps_of(self, slot: SlowVariable) -> Any:
-        """How far a variable has come since the launch, flat."""
-        now = tf.cast(tf.reshape(native(slot.variable), [-1]), slot.room.wire)
-        return now - tf.cast(self.at_launch(slot), slot.room.wire)
-
-    def set_at_launch(self, values: Any) -> None:
-        """Take what `saved` gave for the values at the launch, by the same names."""
-        for room, flat in self._flats.items():
-            arrays = [
-                tf.reshape(tf.constant(values[f"launched.{p}"], room.dtype), [-1])
-                for p in self.positions
-                if self.slots[p].room == room
-            ]
-            flat.write([(slice(0, sum(len(array) for array in arrays)), tf.concat(arrays, 0))])
-
-    def _read(self, room: Room, start: int, stop: int) -> Any:
-        begin = self._begins[room]
-        return self._flats[room].read(slice(start - begin, stop - begin))
-
-    def _pieces(self, bucket: Bucket) -> list[Any]:
-        return [self._read(bucket.room, run.start, run.stop) for run in bucket.runs]
-
-    def _restart(self, bucket: Bucket, since: "Launched | None" = None) -> None:
-        """Not these values: they are of the launch."""
-
-
-def _constraint(slot: SlowVariable) -> Callable[[Any], Any] | None:
-    found: Callable[[Any], Any] | None = getattr(slot.variable, "constraint", None)
-    return found
-
-
-# By the operations themselves, which Python starts in a few µs. `tf.reshape` and the like take ten
-# times as long, and there is one of each for every variable.
-
-
-def _cast(value: Any, dtype: Any) -> Any:
-    return value if value.dtype == dtype else tf.cast(value, dtype)
-
-
-def _reshaped(value: Any, shape: tuple[int, ...]) -> Any:
-    return tf.raw_ops.Reshape(tensor=value, shape=_as_tensor(shape))
-
-
-@functools.lru_cache(maxsize=1000)
-def _as_tensor(shape: tuple[int, ...]) -> Any:
-    with tf.init_scope():
-        return tf.constant(shape, tf.int32)
 
 
 def _squared(values: Any) -> Any:

@@ -29,11 +29,13 @@ from slowmo_hvd.tensorflow.buffers import Buffers, check_pace, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
 from slowmo_hvd.tensorflow.in_graph import InGraph, in_order
 from slowmo_hvd.tensorflow.inner import Inner
+from slowmo_hvd.tensorflow.launched import OverlappedModel
 from slowmo_hvd.tensorflow.leaves import Groups, accumulation_steps
 from slowmo_hvd.tensorflow.means import average
 from slowmo_hvd.tensorflow.moving_statistics import statistics_of
 from slowmo_hvd.tensorflow.native import native
-from slowmo_hvd.tensorflow.tensors import SlowModel, SlowVariable
+from slowmo_hvd.tensorflow.rooms import SlowVariable
+from slowmo_hvd.tensorflow.tensors import SlowModel
 from slowmo_hvd.tensorflow.transport import Transport, stall_watch
 
 _all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
@@ -127,13 +129,13 @@ class Training:
         # γ of each fragment's window so far: its mean over the window's steps, a sum and a count.
         self._lr_total = counter("lr_total", (fragments, len(groups)), "float64")
         self._lr_steps = counter("lr_steps", (fragments,))
-        self._slow = SlowModel(
+        model = OverlappedModel if self.config.overlap_steps else SlowModel
+        self._slow = model(
             [variables for _, variables in groups],
             add_variable,
             with_momentum=self.config.slow_momentum > 0,
             bucket_bytes=self.config.bucket_bytes,
             fragments=fragments,
-            overlaps=self.config.overlap_steps > 0,
         )
         self.inner.buffers = [
             Buffers(leaf, resolve_strategy(self.config.buffers, leaf), add_variable)

@@ -23,7 +23,7 @@ from slowmo_hvd.core.flight import UnderWay
 from slowmo_hvd.core.stall import StallWatch
 from slowmo_hvd.core.transport import Sealed
 from slowmo_hvd.core.transport import Transport as CoreTransport
-from slowmo_hvd.tensorflow.tensors import Room, Wire
+from slowmo_hvd.tensorflow.rooms import Room, Wire
 
 stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
 critical = CriticalSections(  #: likewise

@@ -1,5 +1,7 @@
 """The engine on NumPy arrays: the reference's numbers, and one sentence where a sync is torn."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -290,3 +292,27 @@ def test_joining_lands_what_is_under_way() -> None:
     ring = Ring(2)
     done = together(2, lambda rank: work(Worker(config, ring, rank, [np.zeros(6)], 2)))
     assert done == [(-6.0, [0])] * 2
+
+
+def test_a_name_is_in_use_until_what_is_under_way_is_over() -> None:
+    """An optimizer may be dropped meanwhile; the next one must not have its name."""
+
+    class Peer:
+        pass
+
+    ring = Ring(2)
+    config = SlowMoConfig(sync_period=2, overlap_steps=1, slow_momentum=0.0)
+    first, second = (Worker(config, ring, rank, [np.zeros(6)], 2) for rank in range(2))
+    first.engine.named_by = Peer()
+    peer = weakref.ref(first.engine.named_by)
+    for _ in range(2):
+        step(first)  # launched, and waits for the other
+    flight = first.engine._flights[0]
+    del first
+    gc.collect()
+    assert peer() is not None
+    for _ in range(2):
+        step(second)
+    flight.wait()
+    gc.collect()
+    assert peer() is None

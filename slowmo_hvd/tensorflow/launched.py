@@ -1,0 +1,126 @@
+"""The slow state where local steps go on while an average is under way."""
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from slowmo_hvd.core.plan import Bucket
+from slowmo_hvd.tensorflow.flat import Flat
+from slowmo_hvd.tensorflow.native import native
+from slowmo_hvd.tensorflow.rooms import Room, SlowVariable
+from slowmo_hvd.tensorflow.tensors import SlowModel
+
+
+class OverlappedModel(SlowModel):
+    """A slow model whose averages are launched and land. It has one copy more of the variables."""
+
+    def __init__(self, groups: Any, add_variable: Callable[..., Any], **settings: Any) -> None:
+        """As a `SlowModel`."""
+        super().__init__(groups, add_variable, **settings)
+        fragments = range(len(self.parts))
+        self.launched = [Launched(self, fragment, add_variable) for fragment in fragments]
+
+    def train(self, frozen: Collection[int]) -> None:
+        """Synchronise all variables but those at these positions."""
+        before = self.plan
+        super().train(frozen)
+        if self.plan is not before:
+            for launched in self.launched:
+                launched.train_as(self)
+
+    def launch(self, fragment: int) -> "Launched":
+        """Remember where x^i is; return what has the displacements from there."""
+        launched: Launched = self.launched[fragment]
+        launched.remember()
+        return launched
+
+    def return_to_anchor(self, fragment: int) -> None:
+        """Put x^i back to x_{t,0}."""
+        for bucket in self.buckets_of(fragment):
+            self._restart(bucket)
+        self.launched[fragment].remember()
+
+    def land(self, fragment: int) -> None:
+        """x^i ← x_{t+1,0} + (x^i - x^i at the launch)."""
+        launched = self.launched[fragment]
+        for bucket in self.buckets_of(fragment):
+            land = partial(self._restart, since=launched)
+            (self._graph if self._bound(bucket) else self._often)(land, bucket, "land")()
+        self.drop(fragment)
+
+    def drop(self, fragment: int) -> None:
+        """Forget a launch. The variables stay, and are the same on all ranks again: zeros."""
+        self.launched[fragment].forget()
+
+
+class Launched(SlowModel):
+    """x^i of one fragment as it was at the launch of its average, while local steps go on.
+
+    See `slowmo_hvd.core.ports.Slow`: its outer steps move anchor and momentum alone. Another thread
+    may use it.
+    """
+
+    def __init__(self, slow: SlowModel, fragment: int, add_variable: Callable[..., Any]) -> None:
+        vars(self).update(vars(slow))
+        self.positions = slow.parts[fragment]
+        self._flats: dict[Room, Flat] = {}
+        self._begins: dict[Room, int] = {}
+        for room in slow.plan.sizes:
+            places = [s.place for s in (slow.slots[p] for p in self.positions) if s.room == room]
+            if places:  # end to end
+                self._begins[room] = places[0].start
+                size, name = places[-1].stop - places[0].start, f"{room.dtype}_launched_{fragment}"
+                self._flats[room] = Flat(size, room.dtype, name, add_variable)
+        self._remembers = tf.function(self._remember, autograph=False)
+        self._graphs, self._calls = {}, {}
+
+    def train_as(self, slow: SlowModel) -> None:
+        """Have its buckets be those of ``slow``."""
+        self.plan, self._graphs, self._calls = slow.plan, {}, {}
+
+    def remember(self) -> None:
+        """Take the variables' values."""
+        self._remembers()
+
+    def forget(self) -> None:
+        """Leave zeros."""
+        for flat in self._flats.values():
+            for variable in flat.variables:
+                variable.assign(tf.zeros_like(variable))
+
+    def _remember(self) -> None:
+        for room, flat in self._flats.items():
+            slots = [self.slots[p] for p in self.positions if self.slots[p].room == room]
+            values = tf.concat([tf.reshape(native(slot.variable), [-1]) for slot in slots], 0)
+            flat.write([(slice(0, values.shape[0]), values)])
+
+    def at_launch(self, slot: SlowVariable) -> Any:
+        """One variable's values at the launch, flat."""
+        return self._read(slot.room, slot.place.start, slot.place.stop)
+
+    def steps_of(self, slot: SlowVariable) -> Any:
+        """How far a variable has come since the launch, flat."""
+        now = tf.cast(tf.reshape(native(slot.variable), [-1]), slot.room.wire)
+        return now - tf.cast(self.at_launch(slot), slot.room.wire)
+
+    def set_at_launch(self, values: Any) -> None:
+        """Take what `saved` gave for the values at the launch, by the same names."""
+        for room, flat in self._flats.items():
+            arrays = [
+                tf.reshape(tf.constant(values[f"launched.{p}"], room.dtype), [-1])
+                for p in self.positions
+                if self.slots[p].room == room
+            ]
+            flat.write([(slice(0, sum(len(array) for array in arrays)), tf.concat(arrays, 0))])
+
+    def _read(self, room: Room, start: int, stop: int) -> Any:
+        begin = self._begins[room]
+        return self._flats[room].read(slice(start - begin, stop - begin))
+
+    def _pieces(self, bucket: Bucket) -> list[Any]:
+        return [self._read(bucket.room, run.start, run.stop) for run in bucket.runs]
+
+    def _restart(self, bucket: Bucket, since: Any = None) -> None:
+        """Not these values: they are of the launch."""

@@ -1,0 +1,95 @@
+"""Variables as flat numbers, and what those that lie in one flat tensor have in common."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from slowmo_hvd.core.plan import Leaf, Piece
+from slowmo_hvd.tensorflow.native import native
+
+
+def slow_dtype(variable: Any) -> str:
+    """float64 for float64 variables, float32 for all others, half precision included."""
+    return "float64" if native(variable).dtype == tf.float64 else "float32"
+
+
+class Room(NamedTuple):
+    """What the variables in one flat tensor have in common."""
+
+    dtype: str
+    wire: str  #: the dtype on the wire, and of the slow state
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element on the wire."""
+        return int(tf.as_dtype(self.wire).size)
+
+
+def room_of(variable: Any) -> Room:
+    """A variable's."""
+    return Room(native(variable).dtype.name, slow_dtype(variable))
+
+
+def capacities(leaves: Iterable[Leaf], bucket_bytes: int) -> dict[Room, int]:
+    """Elements of a bucket at the most, for each room."""
+    return {leaf.room: bucket_bytes // leaf.room.itemsize for leaf in leaves}
+
+
+@dataclasses.dataclass
+class Wire:
+    """What travels: TensorFlow's tensors cannot be written to, so a wire is given one."""
+
+    room: Room
+    size: int
+    values: Any = None
+
+
+def read(variable: Any, piece: Piece) -> Any:
+    """A slice of a tf.Variable's elements, flat."""
+    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    flat = reshaped(value, (-1,))
+    whole = piece.start == 0 and piece.stop == variable.shape.num_elements()
+    return flat if whole else flat[piece.start : piece.stop]
+
+
+class SlowVariable(NamedTuple):
+    """One variable of the model and where its slow state is."""
+
+    variable: Any  #: as the optimizer got it, a Keras variable or a tf.Variable
+    group: int  #: which learning rate it has
+    room: Room
+    place: slice  #: in the room
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The variable's."""
+        return tuple(self.variable.shape)
+
+
+def constraint_of(slot: SlowVariable) -> Callable[[Any], Any] | None:
+    """The variable's constraint, if it has one."""
+    found: Callable[[Any], Any] | None = getattr(slot.variable, "constraint", None)
+    return found
+
+
+# By the operations themselves, which Python starts in a few µs. `tf.reshape` and the like take ten
+# times as long, and there is one of each for every variable.
+
+
+def cast(value: Any, dtype: Any) -> Any:
+    """The tensor in this dtype."""
+    return value if value.dtype == dtype else tf.cast(value, dtype)
+
+
+def reshaped(value: Any, shape: tuple[int, ...]) -> Any:
+    """The tensor in this shape."""
+    return tf.raw_ops.Reshape(tensor=value, shape=_as_tensor(shape))
+
+
+@functools.lru_cache(maxsize=1000)
+def _as_tensor(shape: tuple[int, ...]) -> Any:
+    with tf.init_scope():
+        return tf.constant(shape, tf.int32)
