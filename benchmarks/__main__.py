@@ -5,7 +5,15 @@ import subprocess
 import sys
 
 BENCHMARKS = {
-    "torch": ("step_overhead", "sync_time", "memory", "broadcast_time", "broadcast_time 50"),
+    "torch": (
+        "step_overhead",
+        "step_overhead tiny",
+        "sync_time",
+        "sync_time tiny",
+        "memory",
+        "broadcast_time",
+        "broadcast_time 50",
+    ),
     "tensorflow": (
         "keras_step_overhead",
         "keras_sync_time",

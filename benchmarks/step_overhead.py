@@ -1,17 +1,19 @@
 """The time of a step between syncs over the same step of the bare optimizer.
 
-Run by ``horovodrun -np 2 python -m benchmarks.step_overhead``. The two take turns on models of
+Run by ``horovodrun -np 2 python -m benchmarks.step_overhead``, or with ``tiny`` for many small
+tensors. The two take turns on models of
 equal size, so that both see the same machine; the median of the pairwise ratios counts.
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 
 import slowmo_hvd.torch as hvd
-from benchmarks.models import fill_gradients, large_model
+from benchmarks.models import MODELS, fill_gradients
 
 PAIRS = 60
 INNERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -28,7 +30,8 @@ def seconds(step: Callable[[], object]) -> float:
 
 def measure(make: Callable[..., torch.optim.Optimizer]) -> list[float]:
     """The ratios of neighbouring steps, wrapped over bare; which goes first alternates."""
-    models = large_model(), large_model()
+    made = MODELS[sys.argv[1] if len(sys.argv) > 1 else "large"]
+    models = made(), made()
     for model in models:
         fill_gradients(model)
     bare = make(models[0].parameters())

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from slowmo_hvd.core.average import Average, meet
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.flight import Flight
+from slowmo_hvd.core.flight import Flight, Flights
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
@@ -109,13 +109,13 @@ class Engine:
         self.transport = transport
         self.inner = inner
         self._counters = counters
-        self._flights: dict[int, Flight] = {}
+        self._flights = Flights()
         self.begin_afresh(groups)
         self._begin_unshared()
 
     def begin_afresh(self, groups: int) -> None:
         """No step taken: u_0 = 0, and no anchor until the first step begins."""
-        self._abandon()
+        self._flights.give_up()
         self.schedule = Schedule(self.config)
         self.rates = [
             [MeanLearningRate() for _ in range(groups)] for _ in range(self.config.fragments)
@@ -129,7 +129,7 @@ class Engine:
         self.named_by: Any = None
         self.stats = SyncStats()
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
-        self._flights = {}
+        self._flights = Flights()
         _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,20 +160,19 @@ class Engine:
         """
         self.wait()
         self._check_whole()
-        for flight in self._flights.values():
-            flight.result()
+        self._flights.results()
 
     def _check_whole(self) -> None:
-        if self._torn:
-            for fragment in list(self._flights):  # the first time, what tore it
-                self._flights.pop(fragment).result()
+        if self._torn and self._flights:
+            torn_by, self._flights = self._flights, Flights()
+            torn_by.results()  # the first time, what tore it
         self.transport.critical.check_whole(self)
         if self._torn:
             raise RuntimeError(self._torn)
 
     def mend(self) -> None:
         """The model is whole again: all of it has been loaded, restored or broadcast."""
-        self._abandon()
+        self._flights.give_up()
         self._torn = ""
 
     @property
@@ -183,13 +182,7 @@ class Engine:
 
     def wait(self) -> None:
         """Until nothing is on the wire, whatever becomes of it."""
-        for flight in self._flights.values():
-            flight.wait()
-
-    def _abandon(self) -> None:
-        """What is under way is of a state that is given up."""
-        self.wait()
-        self._flights = {}
+        self._flights.wait()
 
     @contextlib.contextmanager
     def all_or_torn(self, where: str, changed: Callable[[], bool] = lambda: True) -> Iterator[None]:
@@ -379,18 +372,15 @@ class Engine:
                     self._carry_out(average, where)
 
             _wait_at_exit()
-            before = next(reversed(self._flights.values()), None)
-            flight.start(self.transport.in_background(carry_out), before)
-            self._flights[fragment] = flight
+            self._flights.launch(fragment, flight, self.transport.in_background(carry_out))
             flight.seconds = time.perf_counter() - begin
 
     def _land(self, fragments: Iterable[int]) -> None:
         for fragment in fragments:
-            flight, begin = self._flights.get(fragment), time.perf_counter()
+            begin = time.perf_counter()
+            with self.transport.range(f"slowmo.wait.fragment{fragment}"):
+                flight = self._flights.landing(fragment)
             if flight is not None:
-                with self.transport.range(f"slowmo.wait.fragment{fragment}"):
-                    flight.wait()  # an interrupt here leaves it due
-                del self._flights[fragment]
                 self._check_launch(fragment, flight)
             waited = time.perf_counter() - begin
             annotation = self.transport.range(f"slowmo.landing.fragment{fragment}")

@@ -98,3 +98,42 @@ class Flight:
             waiting=waited,
             hidden=max(self._over - self._launched - waited, 0.0),
         )
+
+
+class Flights:
+    """What is under way of one optimizer, in the order in which it was launched."""
+
+    def __init__(self) -> None:
+        self._by_fragment: dict[int, Flight] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_fragment)
+
+    def launch(self, fragment: int, flight: Flight, carry_out: Callable[[], None]) -> None:
+        """Start a flight behind those that are under way."""
+        before = next(reversed(self._by_fragment.values()), None)
+        flight.start(carry_out, before)
+        self._by_fragment[fragment] = flight
+
+    def landing(self, fragment: int) -> Flight | None:
+        """Wait for this one, and count it no more; None where it was launched elsewhere."""
+        flight = self._by_fragment.get(fragment)
+        if flight is not None:
+            flight.wait()  # an interrupt here leaves it under way
+            del self._by_fragment[fragment]
+        return flight
+
+    def wait(self) -> None:
+        """Until nothing is on the wire, whatever becomes of it."""
+        for flight in self._by_fragment.values():
+            flight.wait()
+
+    def results(self) -> None:
+        """Wait; raise what went wrong in the first that did, which stays."""
+        for flight in self._by_fragment.values():
+            flight.result()
+
+    def give_up(self) -> None:
+        """Wait, and count them no more: they are of a state that is replaced."""
+        self.wait()
+        self._by_fragment = {}

@@ -307,7 +307,7 @@ def test_a_name_is_in_use_until_what_is_under_way_is_over() -> None:
     peer = weakref.ref(first.engine.named_by)
     for _ in range(2):
         step(first)  # launched, and waits for the other
-    flight = first.engine._flights[0]
+    flight = first.engine._flights._by_fragment[0]
     del first
     gc.collect()
     assert peer() is not None
