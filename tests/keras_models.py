@@ -137,4 +137,4 @@ def equal_on_all_ranks(of: keras.Model | Sequence[Any]) -> bool:
 def slow_state(optimizer: Any, kind: str) -> list[Array]:
     """The "anchor" or slow "momentum" of each variable, in the order of the optimizer's groups."""
     saved = optimizer._training.to_save()
-    return [value.numpy() for name, value in saved.items() if name.startswith(f"{kind}.")]
+    return [value.numpy() for name, value in saved if name.startswith(f"{kind}.")]

@@ -5,6 +5,7 @@ JSON in an array of bytes here.
 """
 
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,29 +29,53 @@ from slowmo_hvd.tensorflow.training import Training
 _Array = npt.NDArray[Any]
 
 
-def to_arrays(training: Training, inner: keras.optimizers.Optimizer) -> dict[str, _Array]:
-    """All that there is to save of a built optimizer.
+def save(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> None:
+    """Put all that there is to save of a built optimizer into a store of Keras.
 
     Raises:
         RuntimeError: a sync was broken off, and the state is that of no step.
     """
-    arrays = {name: np.array(value.numpy()) for name, value in training.to_save().items()}
-    arrays["version"] = np.array(STATE_VERSION, np.int64)
-    arrays["config"] = _to_bytes(training.config.arithmetic())
-    arrays["inner"] = _to_bytes(_of_inner(training, inner))
-    return arrays
+    for name, value in training.to_save():
+        store[name] = np.array(value.numpy())
+    store["version"] = np.array(STATE_VERSION, np.int64)
+    store["config"] = _to_bytes(training.config.arithmetic())
+    store["inner"] = _to_bytes(_of_inner(training, inner))
+
+
+class _Large:
+    """An array in the store, read when it is asked for, so that not all are in memory at once."""
+
+    def __init__(self, store: Any, name: str) -> None:
+        self._store, self._name = store, name
+        stored = _readable(lambda: store[name])
+        self.shape, self.dtype = tuple(stored.shape), stored.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> _Array:
+        array: _Array = _readable(lambda: np.asarray(self._store[self._name], dtype))
+        return array
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # of any type: the file's reader finds it damaged
+        raise refusal(f"it cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _read(store: Any, name: str) -> Any:
+    large = name.startswith(("anchor.", "momentum.", "launched."))
+    if large and hasattr(store[name], "dtype"):
+        return _Large(store, name)
+    return np.asarray(store[name])
 
 
 def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> None:
-    """Take over what `to_arrays` gave.
+    """Take over what `save` stored.
 
     Raises:
         ValueError: it does not fit or is damaged; nothing has changed.
     """
-    try:
-        arrays = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
-    except Exception as error:  # of any type: the file's reader finds it damaged
-        raise refusal(f"it cannot be read ({type(error).__name__}: {error})") from error
+    arrays = _readable(lambda: {name: _read(store, name) for name in store.keys()})  # noqa: SIM118
     version = arrays.get("version", np.array("none"))
     is_number = version.dtype == np.int64 and not version.shape
     check_version(int(version) if is_number else version.tolist())  # others have other entries
@@ -68,7 +93,7 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     groups = int(named["lr_total"].shape[1])
     check_state(schema, training.config, groups, shapes, _of_inner(training, inner), _fault)
     for name, array in arrays.items():
-        if name in named and named[name].dtype == tf.int64 and (array < 0).any():
+        if name in named and named[name].dtype == tf.int64 and (np.asarray(array) < 0).any():
             raise refusal(f"{name} is {array.tolist()}, not of ints >= 0")
     training.load(arrays)
     _insist(inner)
@@ -123,7 +148,7 @@ def _check_like(name: str, array: _Array, form: tf.TensorSpec) -> None:
 
 
 def _fault(name: str, position: int, array: _Array) -> str | None:
-    return None if np.isfinite(array).all() else "is not finite"
+    return None if np.isfinite(np.asarray(array)).all() else "is not finite"
 
 
 def _of_inner(training: Training, inner: keras.optimizers.Optimizer) -> dict[str, Any]:

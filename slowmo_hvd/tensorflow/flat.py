@@ -1,13 +1,13 @@
 """Many numbers in a few variables, end to end, of which slices are read and written."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from slowmo_hvd.tensorflow.native import native
 
-_CHUNK = 2**23  # elements of one variable at the most
+_CHUNK = 2**21  # elements of one variable at the most
 
 
 class Flat:
@@ -50,25 +50,35 @@ class Flat:
         return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
 
     def write(self, updates: Iterable[tuple[slice, Any]]) -> None:
-        """Put values into slices that do not overlap, in order."""
-        by_chunk: dict[int, list[tuple[int, int, Any]]] = {}
+        """Put values into slices that do not overlap, in order.
+
+        Each is asked for when it is its turn, so that no more than one variable's are in memory.
+        """
+        index = 0
+        parts: list[tuple[int, int, Any]] = []
         for inside, values in updates:
             start = inside.start
             while start < inside.stop:
-                index, begin = divmod(start, _CHUNK)
+                chunk, begin = divmod(start, _CHUNK)
+                if chunk != index:
+                    self._write(index, parts)
+                    index, parts = chunk, []
                 end = min(_CHUNK, begin + inside.stop - start)
                 offset = start - inside.start
-                part = values[offset : offset + end - begin]
-                by_chunk.setdefault(index, []).append((begin, end, part))
+                parts.append((begin, end, values[offset : offset + end - begin]))
                 start += end - begin
-        for index, parts in by_chunk.items():
-            variable = self.variables[index]
-            old, pieces, reached = variable.read_value(), [], 0
-            for begin, end, part in parts:
-                if reached < begin:
-                    pieces.append(old[reached:begin])
-                pieces.append(part)
-                reached = end
-            if reached < old.shape[0]:
-                pieces.append(old[reached:])
-            variable.assign(pieces[0] if len(pieces) == 1 else tf.concat(pieces, 0))
+        self._write(index, parts)
+
+    def _write(self, index: int, parts: Sequence[tuple[int, int, Any]]) -> None:
+        """Put values into one variable: where they begin and end in it, and they."""
+        if not parts:
+            return
+        variable, pieces, reached = self.variables[index], [], 0
+        for begin, end, part in parts:
+            if reached < begin:
+                pieces.append(variable.read_value()[reached:begin])
+            pieces.append(part)
+            reached = end
+        if reached < variable.shape[0]:
+            pieces.append(variable.read_value()[reached:])
+        variable.assign(pieces[0] if len(pieces) == 1 else tf.concat(pieces, 0))

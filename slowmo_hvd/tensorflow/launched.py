@@ -9,7 +9,7 @@ import tensorflow as tf
 from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.tensorflow.flat import Flat
 from slowmo_hvd.tensorflow.native import native
-from slowmo_hvd.tensorflow.rooms import Room, SlowVariable
+from slowmo_hvd.tensorflow.rooms import Room, SlowVariable, flat_tensor
 from slowmo_hvd.tensorflow.tensors import SlowModel
 
 
@@ -98,7 +98,7 @@ class Launched(SlowModel):
 
     def at_launch(self, slot: SlowVariable) -> Any:
         """One variable's values at the launch, flat."""
-        return self._read(slot.room, slot.place.start, slot.place.stop)
+        return self._flats[slot.room].read(self._inside(slot))
 
     def steps_of(self, slot: SlowVariable) -> Any:
         """How far a variable has come since the launch, flat."""
@@ -108,12 +108,15 @@ class Launched(SlowModel):
     def set_at_launch(self, values: Any) -> None:
         """Take what `saved` gave for the values at the launch, by the same names."""
         for room, flat in self._flats.items():
-            arrays = [
-                tf.reshape(tf.constant(values[f"launched.{p}"], room.dtype), [-1])
-                for p in self.positions
-                if self.slots[p].room == room
-            ]
-            flat.write([(slice(0, sum(len(array) for array in arrays)), tf.concat(arrays, 0))])
+            flat.write(
+                (self._inside(slot), flat_tensor(values[f"launched.{position}"], room.dtype))
+                for position, slot in ((p, self.slots[p]) for p in self.positions)
+                if slot.room == room
+            )
+
+    def _inside(self, slot: SlowVariable) -> slice:
+        begin = self._begins[slot.room]
+        return slice(slot.place.start - begin, slot.place.stop - begin)
 
     def _read(self, room: Room, start: int, stop: int) -> Any:
         begin = self._begins[room]

@@ -140,7 +140,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         buffers: str = "auto",
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
-        bucket_bytes: int = 32 * 2**20,
+        bucket_bytes: int = 16 * 2**20,
         overlap_steps: int = 0,
         fragments: int = 1,
         **kwargs: Any,
@@ -470,8 +470,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def save_own_variables(self, store: Any) -> None:
         """The slow state and the counters; Keras saves the inner optimizer by itself."""
         if self.built:
-            for name, value in checkpoint.to_arrays(self._training, self.inner_optimizer).items():
-                store[name] = value
+            checkpoint.save(self._training, self.inner_optimizer, store)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` stored, wholly or, on any error, not at all.

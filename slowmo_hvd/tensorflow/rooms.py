@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from slowmo_hvd.core.plan import Leaf, Piece
@@ -87,6 +88,11 @@ def cast(value: Any, dtype: Any) -> Any:
 def reshaped(value: Any, shape: tuple[int, ...]) -> Any:
     """The tensor in this shape."""
     return tf.raw_ops.Reshape(tensor=value, shape=_as_tensor(shape))
+
+
+def flat_tensor(value: Any, dtype: str) -> Any:
+    """What NumPy takes for an array, as a flat tensor."""
+    return tf.constant(np.asarray(value).reshape(-1), dtype)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -21,6 +21,7 @@ from slowmo_hvd.tensorflow.rooms import (
     capacities,
     cast,
     constraint_of,
+    flat_tensor,
     read,
     reshaped,
     room_of,
@@ -340,23 +341,20 @@ class SlowModel:
             # In the order in which they lie there, which with one part is that of their positions.
             flat.write(sorted(values.get(room, []), key=lambda update: update[0].start))
 
-    def saved(self, in_flight: Collection[int]) -> dict[str, Any]:
-        """Anchors and momenta of all variables, by the names under which they are saved.
+    def saved(self, in_flight: Collection[int]) -> Iterator[tuple[str, Any]]:
+        """Anchors and momenta of all variables, with the names under which they are saved.
 
         Args:
             in_flight: the fragments whose averages have not landed, to save what was launched too.
         """
-        named = {
-            f"launched.{position}": tf.reshape(
-                launched.at_launch(self.slots[position]), self.slots[position].shape
-            )
-            for launched in map(self.launched.__getitem__, in_flight)
-            for position in launched.positions
-        }
+        for launched in map(self.launched.__getitem__, in_flight):
+            for position in launched.positions:
+                slot = self.slots[position]
+                yield f"launched.{position}", tf.reshape(launched.at_launch(slot), slot.shape)
         for index, slot in enumerate(self.slots):
             for kind, flats in self._kinds().items():
-                named[f"{kind}.{index}"] = tf.reshape(flats[slot.room].read(slot.place), slot.shape)
-        return named
+                value = flats[slot.room].read(slot.place)
+                yield f"{kind}.{index}", tf.reshape(value, slot.shape)
 
     def forms(self, in_flight: Collection[int]) -> dict[str, tf.TensorSpec]:
         """Shapes and dtypes of what `saved` gives."""
@@ -375,12 +373,14 @@ class SlowModel:
         """Take what `saved` gave, by the same names."""
         for launched in map(self.launched.__getitem__, in_flight):
             launched.set_at_launch(values)
+        in_place = sorted(enumerate(self.slots), key=lambda pair: pair[1].place.start)
         for kind, flats in self._kinds().items():
-            given: dict[Room, list[tuple[slice, Any]]] = {}
-            for index, slot in enumerate(self.slots):
-                value = tf.reshape(tf.constant(values[f"{kind}.{index}"], slot.room.wire), [-1])
-                given.setdefault(slot.room, []).append((slot.place, value))
-            self._write(flats, given)
+            for room, flat in flats.items():
+                flat.write(
+                    (slot.place, flat_tensor(values[f"{kind}.{index}"], room.wire))
+                    for index, slot in in_place
+                    if slot.room == room
+                )
 
     def _kinds(self) -> dict[str, dict[Room, Flat]]:
         return {"anchor": self._anchor} | ({"momentum": self._momentum} if self._momentum else {})

@@ -7,9 +7,10 @@ waits for it.
 """
 
 import contextlib
+import itertools
 import weakref
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -193,17 +194,20 @@ class Training:
             named[f"restarted_at.{index}"] = buffers.restarted_at
         return named
 
-    def to_save(self) -> dict[str, Any]:
-        """All that is saved, by names that do not hang on those of the model's layers.
+    def to_save(self) -> Iterator[tuple[str, Any]]:
+        """All that is saved, with names that do not hang on those of the model's layers.
 
-        The anchors of frozen variables are their values there. Eager.
+        The anchors of frozen variables are their values there. Eager; one after the other, so that
+        they are not all in memory.
 
         Raises:
             RuntimeError: a sync was broken off, and the state is that of no step.
         """
         self.engine.settle()
         self._slow.anchor_here(self._frozen)
-        return {**self.counters(), **self._slow.saved(in_flight(self._landing.numpy()))}
+        return itertools.chain(
+            self.counters().items(), self._slow.saved(in_flight(self._landing.numpy()))
+        )
 
     def forms(self, in_flight: Collection[int] = ()) -> dict[str, tf.TensorSpec]:
         """Shapes and dtypes of what `to_save` gives, with averages of these fragments under way."""
