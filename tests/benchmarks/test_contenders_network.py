@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(bool(tools.missing()), reason=tools.missing())
 SMALL = ["--rates", "unshaped", "--ranks", "2", "--work", "sync1m", "--only", "hvd-fp32,slowmo"]
 
 
+@pytest.mark.only_all_cases
 def test_a_run_and_its_resumption(tmp_path):
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "benchmarks.contenders", *SMALL, "--out", str(tmp_path)]
