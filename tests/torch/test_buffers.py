@@ -84,7 +84,7 @@ def test_a_reset_leaves_no_tensor_of_another_dtype_than_the_model_now_has() -> N
     model = Linear()
     inner = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     train(model, inner, range(2))
-    reset(inner)
+    reset(inner, list(model.parameters()))
     assert all(not state["momentum_buffer"].any() for state in inner.state.values())
     model.double()
     reset(inner)
