@@ -87,7 +87,7 @@ def test_a_reset_leaves_no_tensor_of_another_dtype_than_the_model_now_has() -> N
     reset(inner, list(model.parameters()))
     assert all(not state["momentum_buffer"].any() for state in inner.state.values())
     model.double()
-    reset(inner)
+    reset(inner, list(model.parameters()))
     assert not inner.state
 
 
