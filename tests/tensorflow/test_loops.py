@@ -140,9 +140,14 @@ def test_all_loops_give_the_numbers_of_the_eager_one(name: str) -> None:
 
 @RANKS
 @pytest.mark.parametrize(
-    "pace", [{"overlap_steps": 3}, {"overlap_steps": 1, "fragments": 2}], ids=str
+    ("name", "pace"),
+    [
+        ("tf.function", {"overlap_steps": 1, "fragments": 2}),
+        ("in the graph", {"overlap_steps": 3}),
+        ("fit", {"overlap_steps": 3}),
+        ("3 steps an execution", {"overlap_steps": 1, "fragments": 2}),
+    ],
 )
-@pytest.mark.parametrize("name", ["tf.function", "in the graph", "fit", "3 steps an execution"])
 def test_with_an_overlap_all_loops_give_the_numbers_of_the_eager_one(
     name: str, pace: dict[str, int]
 ) -> None:

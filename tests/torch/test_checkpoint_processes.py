@@ -21,7 +21,7 @@ def test_every_optimizer_strategy_and_position_resumes_bit_for_bit_in_new_proces
     for command in ("save", "resume"):
         run(2, "resume_cases.py", command, str(tmp_path))
     cases = sum(len(inner.strategies) * len(inner.dtypes) for inner in INNER.values())
-    paced = 4 * 2 * 3 * 2  # optimizers, strategies, paces, dtypes
+    paced = 2 * 2 * 3 * 2  # optimizers, strategies, paces, dtypes
     for rank in range(2):
         report = json.loads((tmp_path / f"report.{rank}").read_text())
         assert report == {"resumed": (cases + paced) * 4, "parted": []}
