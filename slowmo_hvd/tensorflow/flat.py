@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from slowmo_hvd.tensorflow.native import native
 
-_CHUNK = 2**21  # elements of one variable at the most
+_CHUNK = 2**22  # elements of one variable at the most
 
 
 class Flat:
