@@ -14,9 +14,7 @@ import keras
 import tensorflow as tf
 
 import slowmo_hvd.tensorflow as hvd
-from benchmarks.peak import peak, resident
-
-MIB = 2**20
+from benchmarks.peak import peak, resident, tell
 
 
 def large_model(layers: int) -> keras.Model:
@@ -68,15 +66,7 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     slow_momentum = float(sys.argv[1]) if len(sys.argv) > 1 else 0.5
     layers = int(sys.argv[2]) if len(sys.argv) > 2 else 80
-    for moment, extra, size in moments(layers, slow_momentum=slow_momentum):
-        worst = max(hvd.allgather_object(extra))
-        if hvd.rank() == 0:
-            beyond = (worst - size * (2 if slow_momentum else 1)) / MIB
-            print(
-                f"slow_momentum={slow_momentum}, {size / 1e6:.0f} MB of parameters, {moment}: "
-                f"{worst / size:.2f} P, {beyond:+.0f} MiB over the slow state",
-                flush=True,
-            )
+    tell(hvd, moments(layers, slow_momentum=slow_momentum), slow_momentum)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ import torch
 
 import slowmo_hvd.torch as hvd
 from benchmarks.models import fill_gradients, large_model
-from benchmarks.peak import peak, resident
-
-MIB = 2**20
+from benchmarks.peak import peak, resident, tell
 
 
 def moments(layers: int, **slowmo: object) -> Iterator[tuple[str, int, int]]:
@@ -80,16 +78,8 @@ def main() -> None:
     hvd.init()
     torch.set_num_threads(1)
     layers = int(sys.argv[1]) if len(sys.argv) > 1 else 80
-    for slowmo in ({"slow_momentum": 0.5}, {"slow_momentum": 0.0}):
-        for moment, extra, size in moments(layers, **slowmo):
-            worst = max(hvd.allgather_object(extra))
-            if hvd.rank() == 0:
-                beyond = (worst - size * (2 if slowmo["slow_momentum"] else 1)) / MIB
-                print(
-                    f"{slowmo}, {size / 1e6:.0f} MB of parameters, {moment}: "
-                    f"{worst / size:.2f} P, {beyond:+.0f} MiB over the slow state",
-                    flush=True,
-                )
+    for slow_momentum in (0.5, 0.0):
+        tell(hvd, moments(layers, slow_momentum=slow_momentum), slow_momentum)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The courses that both adapters are compared with the NumPy reference on."""
+"""The courses and paces that both adapters are compared with the NumPy reference on."""
 
 from typing import NamedTuple
 
@@ -26,3 +26,6 @@ COURSES = {
     ),
     "every step": Course("constant", sync_period=1),
 }
+
+PACES = [{"overlap_steps": 1}, {"overlap_steps": 2}, {"fragments": 2}]
+PACES += [{"fragments": 2, "overlap_steps": d} for d in (1, 2)]

@@ -116,7 +116,7 @@ class Average:
         """
         gammas = [self.gammas.get(fragment, self._zeros) for fragment in range(self._fragments)]
         own = [float(self._news), *itertools.chain(*gammas)]
-        roll, (news, *sums) = meet(
+        roll, (news, *sums) = send_header(
             self._transport,
             mark(self._step, sound=self._sound),
             own if self._sound else [0.0] * len(own),
@@ -170,6 +170,19 @@ class Average:
         )
 
 
+class NoCrossing:
+    """The inner optimizer's way where nothing of it travels, or changes."""
+
+    changed = False
+
+    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
+        """None."""
+        return iter(())
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
 class _Displacement:
     """A bucket of displacements."""
 
@@ -188,7 +201,7 @@ class _Displacement:
         self._average.land(self._bucket, total, self._steps)
 
 
-def meet(
+def send_header(
     transport: Transport, own: float, figures: Sequence[float], name: str, on_nonfinite: str
 ) -> tuple[RollCall, list[float]]:
     """Who is here, and the sums of these figures: a header. A collective.

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
-from slowmo_hvd.core.average import Average, meet
+from slowmo_hvd.core.average import Average, NoCrossing, send_header
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.flight import Flight, Flights
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
@@ -27,7 +27,7 @@ from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, mark_of_change
-from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync, in_flight
 from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
 
@@ -289,7 +289,7 @@ class Engine:
     def land(self) -> None:
         """Land what is under way, early. Not a collective, as `settle`."""
         self._count_from_there()
-        self._land([f for f, landing in enumerate(self.schedule.landings) if landing])
+        self._land(in_flight(self.schedule.landings))
 
     def meet(self) -> None:
         """Learn whether all ranks are about to change what they train. A collective.
@@ -302,7 +302,7 @@ class Engine:
         """
         figures = [0.0] * (1 + len(self.rates) * len(self.rates[0]))
         own = mark_of_change(self.schedule.step)
-        meet(self.transport, own, figures, self.name, self.config.on_nonfinite)
+        send_header(self.transport, own, figures, self.name, self.config.on_nonfinite)
 
     def take_mean(self, slow: Slow, name: str) -> RollCall:
         """Give some parameters their plain mean over the workers. A collective.
@@ -356,7 +356,9 @@ class Engine:
                 slow.return_to_anchor(fragment)
             self.inner.cross(slow, [fragment], sound=sound, opens_window=True).end()
             outer = partial(outer_step, self.config)
-            average = self._average(launched, _Crossed, gammas, self.name, sound=sound, outer=outer)
+            average = self._average(
+                launched, NoCrossing, gammas, self.name, sound=sound, outer=outer
+            )
             flight = Flight(average, self.schedule.windows[fragment], self.rates[fragment])
             self.schedule.launch(fragment)
             self._begin_windows([fragment])
@@ -470,18 +472,6 @@ class Engine:
 
     def _where(self) -> str:
         return f"the sync after step {self.schedule.step}"
-
-
-class _Crossed:
-    """The inner optimizer has gone through already, at the launch, and sends nothing."""
-
-    changed = False
-
-    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Any]:
-        return iter(())
-
-    def end(self) -> None:
-        pass
 
 
 def _plain(gamma: float) -> OuterStep:

@@ -37,6 +37,11 @@ class Due(NamedTuple):
     landing: tuple[int, ...]
 
 
+def in_flight(landings: Iterable[Any]) -> list[int]:
+    """The fragments whose averages have not landed, of the steps after which they do."""
+    return [fragment for fragment, landing in enumerate(landings) if int(landing)]
+
+
 class Schedule:
     """The τ-period schedule of Algorithm 1, preceded by a warm-up.
 

@@ -31,7 +31,7 @@ from typing import Any
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.form import Describe, form_text, text_difference
 from slowmo_hvd.core.plan import share_out
-from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, in_flight
 
 STATE_VERSION = 3
 _OF_FRAGMENTS = ("window", "position", "landing")
@@ -305,18 +305,15 @@ def _check_launched(
     fault: Callable[[str, int, Any], str | None],
 ) -> None:
     parts = share_out([math.prod(shape) for shape in shapes], len(state["landing"]))
-    in_flight = {
-        position
-        for part, landing in zip(parts, state["landing"], strict=True)
-        for position in part
-        if landing
+    under_way = {
+        position for fragment in in_flight(state["landing"]) for position in parts[fragment]
     }
-    launched = state["launched"]
+    expected, launched = under_way & set(trained), state["launched"]
     _require(
-        bool(launched) or not in_flight & set(trained) or not state["anchor"],
+        bool(launched) or not expected or not state["anchor"],
         "its launched is missing, though averages have not landed",
     )
-    _check_tensors("launched", launched, in_flight & set(trained), shapes, fault)
+    _check_tensors("launched", launched, expected, shapes, fault)
 
 
 def _check_tensors(

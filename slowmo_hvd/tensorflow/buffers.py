@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.pace import refuse_copies, refuse_counts
 from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.second_copies import follow, second_copies
 
@@ -51,16 +52,10 @@ def check_pace(strategy: str, leaf: keras.optimizers.Optimizer, config: SlowMoCo
         config: how many steps overlap, and how many fragments there are.
     """
     name = type(leaf).__name__
-    if config.overlap_steps and second_copies(leaf):
-        raise ValueError(
-            f"overlap_steps={config.overlap_steps} cannot be used with {name}: it keeps copies of "
-            "the weights and steps in them, while the weights alone would land"
-        )
-    if config.fragments > 1 and strategy == "reset" and type(leaf) not in _COUNT_NO_STEPS:
-        raise ValueError(
-            f"buffers='reset' cannot be used with fragments={config.fragments} and {name}: it "
-            "counts its steps once for all weights; use 'maintain'"
-        )
+    if second_copies(leaf):
+        refuse_copies(config, name)
+    if type(leaf) not in _COUNT_NO_STEPS:
+        refuse_counts(config, strategy, name)
 
 
 class Buffers:
@@ -146,7 +141,8 @@ class Buffers:
         """The buffers of these weights; those that belong to all are of every fragment."""
         if fragment is None:
             return self._buffers
-        return [buffer for buffer in self._buffers if self.owner(buffer) in {None, *fragment}]
+        owners = {None, *fragment}
+        return [buffer for buffer in self._buffers if self.owner(buffer) in owners]
 
     def touched(self) -> list[Any]:
         """The tf.Variables that a sync may read or write, and a step uses too."""

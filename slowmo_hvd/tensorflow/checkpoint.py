@@ -15,6 +15,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from slowmo_hvd.core.form import array_form
+from slowmo_hvd.core.schedule import in_flight
 from slowmo_hvd.core.state import (
     STATE_VERSION,
     check_state,
@@ -112,7 +113,7 @@ def _in_flight(landings: _Array | None, overlap_steps: int) -> list[int]:
     """The fragments whose averages had not landed; none where that cannot be, and is refused."""
     if landings is None or landings.ndim != 1 or not overlap_steps:
         return []
-    return [fragment for fragment, landing in enumerate(landings.tolist()) if landing]
+    return in_flight(landings.tolist())
 
 
 def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from slowmo_hvd.core.average import NoCrossing
 from slowmo_hvd.core.pipeline import Load
 from slowmo_hvd.core.roll_call import RollCall
 from slowmo_hvd.tensorflow.buffers import Buffers, Fragment
@@ -57,9 +58,9 @@ class Inner:
         fragment = None if len(fragments) == len(slow.parts) else slow.variables_in(fragments)
         return _Crossing(self, fragment, sound=sound, opens_window=opens_window)
 
-    def stop(self, slow: Any, *, sound: bool) -> "_Stop":
-        """Come to where variables stop being trained."""
-        return _Stop()
+    def stop(self, slow: Any, *, sound: bool) -> NoCrossing:
+        """Come to where variables stop being trained: copies of the weights follow alone."""
+        return NoCrossing()
 
 
 class _Crossing:
@@ -94,15 +95,3 @@ class _Crossing:
             if not self._sound:
                 buffers.forget()
             buffers.follow(of=self._fragment)
-
-
-class _Stop:
-    """Where variables stop being trained: copies of the weights follow by themselves."""
-
-    changed = False
-
-    def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
-        return iter(())
-
-    def end(self) -> None:
-        pass

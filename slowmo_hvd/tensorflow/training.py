@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import weakref
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,10 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.elastic_job import ONE_STEP, before_run, elastic_job
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.gathering import gather_json
+from slowmo_hvd.core.pace import refuse_few
 from slowmo_hvd.core.peers import Peer, take_anchor
 from slowmo_hvd.core.roll_call import frozen_without
-from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, in_flight
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.tensorflow.buffers import Buffers, check_pace, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
@@ -40,11 +41,6 @@ from slowmo_hvd.tensorflow.tensors import SlowModel
 from slowmo_hvd.tensorflow.transport import Transport, stall_watch
 
 _all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
-
-
-def in_flight(landings: Iterable[Any]) -> list[int]:
-    """The fragments whose averages have not landed, of the steps after which they do."""
-    return [fragment for fragment, landing in enumerate(landings) if int(landing)]
 
 
 def trainings_of(variables: Sequence[Any]) -> list["Training"]:
@@ -144,11 +140,7 @@ class Training:
         ]
         for buffers, leaf in zip(self.inner.buffers, self._leaves, strict=True):
             check_pace(buffers.strategy, leaf, self.config)
-        if fragments > len(self.slots):
-            raise ValueError(
-                f"fragments={fragments} are more than the {len(self.slots)} variables that they "
-                "are to be dealt"
-            )
+        refuse_few(self.config, len(self.slots), "variables")
         self.engine.slow = self._slow
         self._frozen: tuple[int, ...] = ()  # the positions in `slots` that are not trained
         self._train(self._frozen)
@@ -209,10 +201,10 @@ class Training:
             self.counters().items(), self._slow.saved(in_flight(self._landing.numpy()))
         )
 
-    def forms(self, in_flight: Collection[int] = ()) -> dict[str, tf.TensorSpec]:
+    def forms(self, under_way: Collection[int] = ()) -> dict[str, tf.TensorSpec]:
         """Shapes and dtypes of what `to_save` gives, with averages of these fragments under way."""
         counters = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in self.counters().items()}
-        return counters | self._slow.forms(in_flight)
+        return counters | self._slow.forms(under_way)
 
     def load(self, arrays: Any) -> None:
         """Take over what `to_save` gave."""

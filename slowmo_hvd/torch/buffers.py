@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.gathering import gather_json
+from slowmo_hvd.core.pace import refuse_copies, refuse_counts, refuse_few
 from slowmo_hvd.core.pipeline import Load
 from slowmo_hvd.core.plan import Leaf
 from slowmo_hvd.core.roll_call import RollCall
@@ -64,12 +65,8 @@ def check_pace(strategy: str, inner: torch.optim.Optimizer, config: SlowMoConfig
         inner: the optimizer.
         config: how many steps overlap, and how many fragments there are.
     """
-    name, parameters = type(inner).__name__, len(parameters_of(inner))
-    if config.fragments > parameters:
-        raise ValueError(
-            f"fragments={config.fragments} are more than the {parameters} parameters that they "
-            "are to be dealt"
-        )
+    name, copies, counts = type(inner).__name__, second_copies(inner), counts_of(inner)
+    refuse_few(config, len(parameters_of(inner)), "parameters")
     for setting in ("overlap_steps", "fragments"):
         given = getattr(config, setting)
         if isinstance(inner, torch.optim.LBFGS) and given > getattr(SlowMoConfig, setting):
@@ -77,18 +74,10 @@ def check_pace(strategy: str, inner: torch.optim.Optimizer, config: SlowMoConfig
                 f"{setting}={given} cannot be used with LBFGS: its history is of steps from where "
                 "all of the weights were, and these would move inside it"
             )
-    if config.overlap_steps and second_copies(inner):
-        raise ValueError(
-            f"overlap_steps={config.overlap_steps} cannot be used with {name}: it keeps copies of "
-            f"the weights ({', '.join(second_copies(inner))}) and steps in them, while the "
-            "weights alone would land"
-        )
-    if config.fragments > 1 and strategy == "reset" and counts_of(inner):
-        raise ValueError(
-            f"buffers='reset' cannot be used with fragments={config.fragments} and {name}: it "
-            f"counts its steps once for all weights ({', '.join(counts_of(inner))}); use "
-            "'maintain'"
-        )
+    if copies:
+        refuse_copies(config, name, copies)
+    if counts:
+        refuse_counts(config, strategy, name, list(counts))
 
 
 class Buffers:

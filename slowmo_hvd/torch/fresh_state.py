@@ -87,8 +87,9 @@ def _restart_counts(inner: torch.optim.Optimizer) -> None:
     A number among the defaults that no constructor takes is not an option but a count, and so is
     a "step" that was added later. torch's own count in the state alone.
     """
+    counts = counts_of(inner)
     for group in inner.param_groups:
-        for key, value in counts_of(inner).items():
+        for key, value in counts.items():
             if key not in inner.defaults:
                 group.pop(key, None)
             elif key in group:

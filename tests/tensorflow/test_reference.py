@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from courses import COURSES, Course
+from courses import COURSES, PACES, Course
 from keras_models import slow_state
 from problem import SCHEDULES, STEPS, X0, Array, assert_close, gradient
 
@@ -166,10 +166,6 @@ def test_matches_the_reference_in_single_precision(
         warmup_steps=COURSES[course].warmup_steps,
     )
     check(config, INNER[name], COURSES[course], "float32")
-
-
-PACES = [{"overlap_steps": 1}, {"overlap_steps": 2}, {"fragments": 2}]
-PACES += [{"fragments": 2, "overlap_steps": d} for d in (1, 2)]
 
 
 @pytest.mark.pairwise

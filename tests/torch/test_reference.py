@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from courses import COURSES, Course
+from courses import COURSES, PACES, Course
 from problem import SCHEDULES, STEPS, X0, gradient
 from torch_problem import assert_close, groups, parameters, take_step
 
@@ -109,10 +109,6 @@ def test_matches_the_reference_in_single_precision(
         warmup_steps=COURSES[course].warmup_steps,
     )
     check(config, INNER[name], COURSES[course], torch.float32)
-
-
-PACES = [{"overlap_steps": 1}, {"overlap_steps": 2}, {"fragments": 2}]
-PACES += [{"fragments": 2, "overlap_steps": d} for d in (1, 2)]
 
 
 @pytest.mark.parametrize("pace", PACES, ids=str)
