@@ -392,7 +392,7 @@ class Engine:
                 self.schedule.land(fragment)
                 self._counted()
             if flight is not None:  # not one that was loaded
-                self._tell(flight.record(waited, time.perf_counter() - begin))
+                self._tell(flight.record(begin, waited))
 
     def _check_launch(self, fragment: int, flight: Flight) -> None:
         """Raise what went wrong after a launch. If nothing has changed, it is due again."""

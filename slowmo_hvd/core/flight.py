@@ -84,19 +84,19 @@ class Flight:
         """Likewise; raise what it has raised."""
         self._thread.result()
 
-    def record(self, waited: float, landing: float) -> SyncRecord:
+    def record(self, begin: float, waited: float) -> SyncRecord:
         """What happened, once it has landed.
 
         Args:
-            waited: seconds that the landing had to wait.
-            landing: seconds that it took in all.
+            begin: when the landing began, by ``time.perf_counter()``.
+            waited: seconds that it had to wait.
         """
         return self.average.record(
             Sync.WINDOW,
             self.window,
-            seconds=self.seconds + landing,
+            seconds=self.seconds + time.perf_counter() - begin,
             waiting=waited,
-            hidden=max(self._over - self._launched - waited, 0.0),
+            hidden=min(self._over, begin) - self._launched,
         )
 
 
