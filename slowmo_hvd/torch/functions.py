@@ -44,7 +44,10 @@ def broadcast_optimizer_state(
     elif ours.process_set.included():
         state = _received(ours, root_rank)
         # The root loads too, so that all ranks compare notes alike in their next step.
-        ours.load_state_dict(state)
+        try:
+            ours.load_state_dict(state)
+        finally:
+            ours._training.take_spare()  # what was made to receive it in, if it is refused
 
 
 def join(device: int = -1) -> int:
