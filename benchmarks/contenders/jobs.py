@@ -10,7 +10,7 @@ from benchmarks.network.rates import UNSHAPED, bits_a_second
 MEASURES = ("speed", "sync", "learn")
 PERIOD = 12  # τ of a training
 SYNC_PERIOD = 4  # of the sync alone
-GRID = (0.25, 1.0, 4.0)  # times a work's learning rate
+GRID = (0.5, 1.0, 2.0)  # times a work's learning rate
 SCALE = ("sync1m", "sync10m", "sync50m", "sync200m")
 
 

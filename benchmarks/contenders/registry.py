@@ -46,10 +46,12 @@ class Entry:
 
 LOCAL = "local"
 RAW = "raw"
+BEHIND = "raw-behind"
 KERAS_LOCAL = "keras-local"
 CONTENDERS: dict[str, Entry] = {
     LOCAL: Entry("local", "PyTorch, each worker alone: the limit"),
     RAW: Entry("raw", "one raw in-place allreduce of Horovod's of as many bytes as the model has"),
+    BEHIND: Entry("local_over_raw", "local, with a raw allreduce behind each window: no overlap is faster"),
     "hvd-fp32": Entry("horovod_torch", "hvd.DistributedOptimizer: gradients"),
     "hvd-fp16": Entry("horovod_torch", "the same with Compression.fp16", {"fp16": True}),
     "ddp": Entry("torch_ddp", "torch DistributedDataParallel on Gloo: gradients"),
@@ -61,6 +63,9 @@ CONTENDERS: dict[str, Entry] = {
     "slowmo": Entry("slowmo_torch", "ours: as the paper has it, training waits for a sync"),
     "slowmo-fp16": Entry("slowmo_torch", "ours with Compression.fp16", {"fp16": True}),
     "slowmo-overlap": Entry("slowmo_torch", "ours with overlap_steps", OVERLAP),
+    "slowmo-overlap-fp16": Entry(
+        "slowmo_torch", "ours, overlap_steps and Compression.fp16", {"fp16": True, **OVERLAP}
+    ),
     "slowmo-fragments": Entry("slowmo_torch", "ours, overlap_steps and fragments", FRAGMENTS),
     KERAS_LOCAL: Entry("keras_local", "Keras, each worker alone: the limit", {}, KERAS_LOCAL),
     "keras-hvd": Entry(

@@ -49,6 +49,14 @@ class Flat:
             return tf.zeros([0], self.dtype)
         return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
 
+    def whole(self, inside: slice) -> Any | None:
+        """The variable with just these elements, if there is one."""
+        index, begin = divmod(inside.start, _CHUNK)
+        if begin or index >= len(self.variables):
+            return None
+        variable = self.variables[index]
+        return variable if inside.stop - inside.start == variable.shape[0] else None
+
     def write(self, updates: Iterable[tuple[slice, Any]]) -> None:
         """Put values into slices that do not overlap, in order.
 

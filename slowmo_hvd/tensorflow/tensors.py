@@ -199,6 +199,14 @@ class SlowModel:
 
     def _outer_step(self, bucket: Bucket, values: Any, coefficients: Any) -> Any:
         anchor, momentum = self._anchor[bucket.room], self._momentum.get(bucket.room)
+        squares = _squared(values)
+        if len(bucket.runs) == 1:
+            inside = slice(bucket.runs[0].start, bucket.runs[0].stop)
+            x = anchor.whole(inside)
+            u = None if momentum is None else momentum.whole(inside)
+            if x is not None:
+                _step_in_place(x, u, values, *tf.unstack(coefficients[bucket.runs[0].group]))
+                return squares
         moved, gained = [], []
         for group, start, stop, offset in bucket.runs:
             step, carry, decay, gain = tf.unstack(coefficients[group])
@@ -212,7 +220,7 @@ class SlowModel:
         anchor.write(moved)
         if momentum is not None:
             momentum.write(gained)
-        return _squared(values)
+        return squares
 
     def _often(
         self, method: Callable[..., Any], bucket: Bucket, name: str = ""
@@ -384,6 +392,16 @@ class SlowModel:
 
     def _kinds(self) -> dict[str, dict[Room, Flat]]:
         return {"anchor": self._anchor} | ({"momentum": self._momentum} if self._momentum else {})
+
+
+def _step_in_place(x: Any, u: Any, d: Any, step: Any, carry: Any, decay: Any, gain: Any) -> None:
+    """The outer step on variables as a whole, without memory for what is between."""
+    descend = tf.raw_ops.ResourceApplyGradientDescent  # var -= alpha * delta
+    descend(var=x.handle, alpha=step, delta=d)
+    if u is not None:
+        descend(var=x.handle, alpha=carry, delta=u.read_value())
+        u.assign(decay * u)
+        descend(var=u.handle, alpha=-gain, delta=d)
 
 
 def _squared(values: Any) -> Any:

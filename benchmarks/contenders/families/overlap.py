@@ -4,7 +4,7 @@ from typing import Any
 
 
 def pace(period: int, *, overlap: bool, fragments: bool = False) -> dict[str, Any]:
-    """The arguments of our optimizer: a third of the window, and three fragments.
+    """The arguments of our optimizer: half the window, and three fragments.
 
     Args:
         period: τ.
@@ -13,7 +13,7 @@ def pace(period: int, *, overlap: bool, fragments: bool = False) -> dict[str, An
     """
     arguments = {}
     if overlap:
-        arguments["overlap_steps"] = max(1, period // 3)
+        arguments["overlap_steps"] = max(1, period // 2)
     if fragments:
         arguments["fragments"] = min(3, period)
     return arguments

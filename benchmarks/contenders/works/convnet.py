@@ -23,9 +23,9 @@ class Convnet:
 
     name = "convnet"
     parameters = 25_557_032
-    lr = 0.02
+    lr = 0.005
     target = 0.5
-    batch_size = 16
+    batch_size = 32
     adaptive = False
 
     @cached_property
@@ -71,12 +71,14 @@ class Convnet:
                 self.around = nn.Sequential(
                     *(_convolution(inputs, outputs, 1, stride) if changes else [])
                 )
+                nn.init.zeros_(self.path[-1].weight)  # each block begins as the identity
 
             def forward(self, x: Any) -> Any:
                 return nn.functional.relu(self.path(x) + self.around(x))
 
         def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> list[nn.Module]:
             layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             return [layer, nn.GroupNorm(GROUPS, outputs)]
 
         layers = [*_convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
@@ -99,14 +101,23 @@ class Convnet:
         """The network in Keras."""
         import keras
 
-        def convolution(x: Any, outputs: int, size: int, stride: int = 1) -> Any:
-            x = keras.layers.Conv2D(outputs, size, stride, padding="same", use_bias=False)(x)
-            return keras.layers.GroupNormalization(GROUPS)(x)
+        def convolution(x: Any, outputs: int, size: int, stride: int = 1, scale: str = "ones") -> Any:
+            x = keras.layers.Conv2D(
+                outputs,
+                size,
+                stride,
+                padding="same",
+                use_bias=False,
+                kernel_initializer=keras.initializers.VarianceScaling(
+                    2.0, "fan_out", "untruncated_normal"
+                ),
+            )(x)
+            return keras.layers.GroupNormalization(GROUPS, gamma_initializer=scale)(x)
 
         def block(x: Any, width: int, stride: int) -> Any:
             path = keras.layers.ReLU()(convolution(x, width, 1))
             path = keras.layers.ReLU()(convolution(path, width, 3, stride))
-            path = convolution(path, width * WIDER, 1)
+            path = convolution(path, width * WIDER, 1, scale="zeros")  # begins as the identity
             if stride > 1 or x.shape[-1] != width * WIDER:
                 x = convolution(x, width * WIDER, 1, stride)
             return keras.layers.ReLU()(keras.layers.Add()([path, x]))
