@@ -29,7 +29,8 @@ class _Part(NamedTuple):
         start: where in the room they begin.
         stop: where they end.
         offset: where in the bucket they begin.
-        slices: of the parameters' memory, end to end.
+        anchors: of the anchor's memory, end to end, one for each slice or for what is scattered.
+        slices: of the parameters' memory.
         scattered: a piece of a parameter whose memory has gaps, in place of the slices.
     """
 
@@ -37,6 +38,7 @@ class _Part(NamedTuple):
     start: int
     stop: int
     offset: int
+    anchors: list[Tensor]
     slices: list[Tensor]
     scattered: Piece | None = None
 
@@ -176,7 +178,7 @@ class SlowModel:
             alone = part.slices[0] if len(part.slices) == 1 else None
             squares += outer_step(anchor, momentum, sums, workers, steps[part.group], room, alone)
             if alone is None:
-                self._write(part, anchor)
+                self._write(part, part.anchors)
         return squares
 
     def anchor(self, bucket: Bucket, out: Tensor) -> None:
@@ -196,14 +198,13 @@ class SlowModel:
     def _anchor_of(self, bucket: Bucket) -> Tensor:
         return self._anchor[bucket.room][bucket.runs[0].start : bucket.runs[-1].stop]
 
-    def _write(self, part: _Part, values: Tensor) -> None:
-        """Put values into the parameters of a part."""
+    def _write(self, part: _Part, values: list[Tensor] | tuple[Tensor, ...]) -> None:
+        """Put values into the parameters of a part, a tensor for each slice."""
         if part.scattered is not None:
             inside = slice(part.scattered.start, part.scattered.stop)
-            write(real(self.params[part.scattered.leaf]), inside, values)
+            write(real(self.params[part.scattered.leaf]), inside, values[0])
         else:
-            split = torch.split(values, [len(numbers) for numbers in part.slices])
-            torch._foreach_copy_(part.slices, split)
+            torch._foreach_copy_(part.slices, values)
 
     def _numbers(self, part: _Part, scratch: Tensor) -> Tensor:
         """The parameters of a part, flat; where there are several, in ``scratch``."""
@@ -227,11 +228,13 @@ class SlowModel:
         for piece in bucket.pieces:
             begin, size = self.plan.places[piece.leaf] + piece.start, piece.stop - piece.start
             group, numbers = self._leaves[piece.leaf].group, real(self.params[piece.leaf])
-            part = _Part(group, begin, begin + size, piece.offset, [], piece)
+            anchors = [self._anchor[bucket.room][begin : begin + size]]
+            part = _Part(group, begin, begin + size, piece.offset, anchors, [], piece)
             if numbers.is_contiguous():
                 slices = [numbers.view(-1)[piece.start : piece.stop]]
                 part = part._replace(slices=slices, scattered=None)
             if parts and _are_small(parts[-1], part) and parts[-1].group == group:
+                parts[-1].anchors.extend(part.anchors)
                 parts[-1].slices.extend(part.slices)
                 parts[-1] = parts[-1]._replace(stop=part.stop)
             else:
@@ -263,8 +266,8 @@ class SlowModel:
 
     def return_to_anchor(self, fragment: int) -> None:
         """Put x^i back to x_{t,0}."""
-        for part, room in self._parts_in(fragment):
-            self._write(part, self._anchor[room][part.start : part.stop])
+        for part, _ in self._parts_in(fragment):
+            self._write(part, part.anchors)
         self._remember(fragment)
 
     def land(self, fragment: int) -> None:
@@ -279,7 +282,7 @@ class SlowModel:
                 numbers = self._numbers(part, torch.empty_like(before))
                 landed = torch.empty_like(before)
                 land(anchor, before, numbers, landed, room)
-                self._write(part, landed)
+                self._write(part, torch.split(landed, [len(anchor) for anchor in part.anchors]))
         self.drop(fragment)
 
     def drop(self, fragment: int) -> None:

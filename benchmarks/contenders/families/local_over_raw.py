@@ -1,5 +1,7 @@
-"""Each worker alone, while raw allreduces of as many bytes go on behind its steps: nothing is packed
-and nothing is learnt from the others. What no overlap can be faster than, on the same processors.
+"""Each worker alone, while raw allreduces of as many bytes go on behind its steps.
+
+Nothing is packed, and nothing is learnt from the others: on the same processors, no overlap can be
+faster.
 """
 
 from typing import Any

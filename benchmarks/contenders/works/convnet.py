@@ -101,7 +101,9 @@ class Convnet:
         """The network in Keras."""
         import keras
 
-        def convolution(x: Any, outputs: int, size: int, stride: int = 1, scale: str = "ones") -> Any:
+        def convolution(
+            x: Any, outputs: int, size: int, stride: int = 1, scale: str = "ones"
+        ) -> Any:
             x = keras.layers.Conv2D(
                 outputs,
                 size,
