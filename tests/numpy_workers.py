@@ -2,8 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,15 +85,24 @@ class Transport:
         return numbers
 
 
+class Room(NamedTuple):
+    """Of float64 arrays."""
+
+    itemsize: int = 8
+
+
+ROOM = Room()
+
+
 class Slow:
     """See `slowmo_hvd.core.ports.Overlapping`. Each array is a parameter group of its own."""
 
     def __init__(self, x0: Sequence[np.ndarray], bucket: int, fragments: int) -> None:
-        leaves = {i: Leaf(array.size, "a", i) for i, array in enumerate(x0)}
+        leaves = {i: Leaf(array.size, ROOM, i) for i, array in enumerate(x0)}
         parts = share_out([array.size for array in x0], fragments)
-        self.plan = plan(leaves, leaves, {"a": bucket}, parts)
+        self.plan = plan(leaves, leaves, bucket * ROOM.itemsize, parts)
         self.shapes = [array.shape for array in x0]
-        self.x = np.zeros(self.plan.sizes.get("a", 0))
+        self.x = np.zeros(self.plan.sizes.get(ROOM, 0))
         for x, array in zip(self.arrays(self.x), x0, strict=True):
             x[...] = array
         self.anchor, self.momentum = self.x.copy(), np.zeros_like(self.x)
@@ -101,9 +110,6 @@ class Slow:
 
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
         return self.plan.fragments[fragment]
-
-    def nbytes(self, fragments: Iterable[int]) -> int:
-        return 0
 
     def arrays(self, flat: np.ndarray) -> list[np.ndarray]:
         """Views of a flat array, one a group."""

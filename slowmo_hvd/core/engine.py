@@ -327,7 +327,7 @@ class Engine:
     def _sync(self, kind: Sync, fragments: Sequence[int]) -> None:
         """Synchronise now, while training stands still."""
         begin, where, slow = time.perf_counter(), self._where(), self._slow
-        with self.transport.range("slowmo.sync"), self.together(where, size=slow.nbytes(fragments)):
+        with self.transport.range("slowmo.sync"), self.together(where, size=_size(slow, fragments)):
             gammas = {f: [rate.mean for rate in self.rates[f]] for f in fragments}
             sound = self._sound(slow, gammas)
             opens_window = not self.schedule.warming_up
@@ -363,7 +363,7 @@ class Engine:
             self.schedule.launch(fragment)
             self._begin_windows([fragment])
             self._counted()
-            size = self._slow.nbytes([fragment])
+            size = _size(slow, [fragment])
 
             def carry_out() -> None:
                 watch = self.transport.stall_watch
@@ -472,6 +472,11 @@ class Engine:
 
     def _where(self) -> str:
         return f"the sync after step {self.schedule.step}"
+
+
+def _size(slow: Slow, fragments: Iterable[int]) -> int:
+    """Bytes of the displacements on the wire."""
+    return sum(bucket.nbytes for fragment in fragments for bucket in slow.buckets_of(fragment))
 
 
 def _plain(gamma: float) -> OuterStep:

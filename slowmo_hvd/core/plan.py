@@ -14,7 +14,8 @@ class Leaf(NamedTuple):
 
     Attributes:
         size: elements.
-        room: what it may share a tensor with: hashable, and equal for such.
+        room: equal for those that it can share a tensor with; hashable, and its ``itemsize`` is the
+            bytes of an element on the wire.
         group: its parameter group, which has a learning rate.
     """
 
@@ -70,6 +71,11 @@ class Bucket(NamedTuple):
     pieces: tuple[Piece, ...]
     runs: tuple[Run, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """On the wire."""
+        return int(self.size * self.room.itemsize)
+
 
 class Plan(NamedTuple):
     """All of one optimizer.
@@ -93,7 +99,7 @@ class Plan(NamedTuple):
 def plan(
     leaves: Mapping[int, Leaf],
     trained: Collection[int],
-    capacity: Mapping[Any, int],
+    bucket_bytes: int,
     parts: Sequence[Sequence[int]] | None = None,
 ) -> Plan:
     """Lay parameters out, and cut those that are trained into buckets.
@@ -101,7 +107,7 @@ def plan(
     Args:
         leaves: the parameters by position.
         trained: the positions of those that travel; the others only have their place.
-        capacity: elements of a bucket at the most, for each room; at least 1.
+        bucket_bytes: of a bucket on the wire at the most; of one element where that is more.
         parts: the positions of each fragment, which travel at different times; all in one if None.
             One that is not among ``leaves`` is left out.
     """
@@ -114,7 +120,8 @@ def plan(
         sizes[leaf.room] += leaf.size
     travelling = set(trained)
     cut = (
-        _cut({p: leaves[p] for p in part if p in travelling}, places, capacity) for part in parts
+        _cut({p: leaves[p] for p in part if p in travelling}, places, bucket_bytes)
+        for part in parts
     )
     return Plan(sizes, places, tuple(cut))
 
@@ -135,7 +142,7 @@ def share_out(sizes: Sequence[int], parts: int) -> list[list[int]]:
 
 
 def _cut(
-    leaves: Mapping[int, Leaf], places: Mapping[int, int], capacity: Mapping[Any, int]
+    leaves: Mapping[int, Leaf], places: Mapping[int, int], bucket_bytes: int
 ) -> tuple[Bucket, ...]:
     rooms: dict[Any, list[int]] = {}
     for position, leaf in leaves.items():
@@ -143,16 +150,17 @@ def _cut(
             rooms.setdefault(leaf.room, []).append(position)
     buckets = []
     for room, positions in rooms.items():
+        capacity = max(1, bucket_bytes // room.itemsize)
         pieces: list[Piece] = []
         filled = 0
         for position in positions:
             start, end = 0, leaves[position].size
             while start < end:
-                stop = min(end, start + capacity[room] - filled)
+                stop = min(end, start + capacity - filled)
                 pieces.append(Piece(position, start, stop, filled))
                 filled += stop - start
                 start = stop
-                if filled == capacity[room]:
+                if filled == capacity:
                     buckets.append(_bucket(room, pieces, leaves, places))
                     pieces, filled = [], 0
         if pieces:

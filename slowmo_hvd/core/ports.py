@@ -1,6 +1,6 @@
 """What the engine asks of an adapter beside its transport: arithmetic, and nothing of the order."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from slowmo_hvd.core.outer import OuterStep
@@ -14,9 +14,6 @@ class Slow(Protocol):
 
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
         """All that is synchronised of a fragment, the same on every rank."""
-
-    def nbytes(self, fragments: Iterable[int]) -> int:
-        """What the displacements of these have on the wire."""
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
         """‖x^i‖² in these buckets; not finite if any parameter is not.

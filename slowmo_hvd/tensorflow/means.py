@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from slowmo_hvd.core.pipeline import Load, send
 from slowmo_hvd.core.plan import Bucket, Leaf, plan
-from slowmo_hvd.tensorflow.rooms import Room, Wire, capacities, read, room_of
+from slowmo_hvd.tensorflow.rooms import Room, Wire, read, room_of
 from slowmo_hvd.tensorflow.transport import Transport
 
 
@@ -40,7 +40,7 @@ def sums(
         if last:
             land(index, tf.reshape(tf.concat(arrived.pop(index), 0), variables[index].shape))
 
-    buckets = plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets
+    buckets = plan(leaves, leaves, bucket_bytes).buckets
     for number, bucket in enumerate(buckets):
         yield _Sum(f"buffers.bucket{number}", bucket, variables, given, arrive)
 

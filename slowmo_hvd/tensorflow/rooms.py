@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from slowmo_hvd.core.plan import Leaf, Piece
+from slowmo_hvd.core.plan import Piece
 from slowmo_hvd.tensorflow.native import native
 
 
@@ -32,11 +32,6 @@ class Room(NamedTuple):
 def room_of(variable: Any) -> Room:
     """A variable's."""
     return Room(native(variable).dtype.name, slow_dtype(variable))
-
-
-def capacities(leaves: Iterable[Leaf], bucket_bytes: int) -> dict[Room, int]:
-    """Elements of a bucket at the most, for each room."""
-    return {leaf.room: bucket_bytes // leaf.room.itemsize for leaf in leaves}
 
 
 @dataclasses.dataclass

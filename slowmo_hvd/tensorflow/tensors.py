@@ -18,7 +18,6 @@ from slowmo_hvd.tensorflow.rooms import (
     Room,
     SlowVariable,
     Wire,
-    capacities,
     cast,
     constraint_of,
     flat_tensor,
@@ -102,8 +101,7 @@ class SlowModel:
     def _planned(
         self, trained: Collection[int], parts: Sequence[Sequence[int]] | None = None
     ) -> Plan:
-        capacity = capacities(self._leaves.values(), self._bucket_bytes)
-        return plan(self._leaves, trained, capacity, parts)
+        return plan(self._leaves, trained, self._bucket_bytes, parts)
 
     def train(self, frozen: Collection[int]) -> None:
         """Synchronise all variables but those at these positions."""
@@ -135,11 +133,6 @@ class SlowModel:
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
         """What of it is."""
         return self.plan.fragments[fragment]
-
-    def nbytes(self, fragments: Iterable[int]) -> int:
-        """What the displacements have on the wire."""
-        buckets = (bucket for fragment in fragments for bucket in self.buckets_of(fragment))
-        return sum(bucket.size * bucket.room.itemsize for bucket in buckets)
 
     def variables_in(self, fragments: Iterable[int]) -> set[int]:
         """The tf.Variables of these, by id."""

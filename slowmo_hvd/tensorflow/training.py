@@ -450,7 +450,7 @@ class Training:
         stopped = sorted(set(frozen) - set(self._frozen))
         started = set(self._frozen) - set(frozen)
         step = int(self._step)
-        size = self._slow.nbytes(self.engine.schedule.fragments)
+        size = sum(bucket.nbytes for bucket in self._slow.buckets)
         what = f"other variables to train after step {step}"
         excluded: tuple[int, ...] = ()
         self.engine.land()  # on what was trained; every rank that changes that does so
@@ -501,7 +501,7 @@ class Training:
         slow = self._slow.part(positions)
         if not begun:
             slow.anchor_here(positions)
-        size, name = slow.nbytes([0]), f"{self.engine.name}.anchor"
+        size, name = sum(bucket.nbytes for bucket in slow.buckets), f"{self.engine.name}.anchor"
         with stall_watch.sending(self.engine, "in sending the first weights", size=size):
             gaps = take_anchor(slow, self._transport, name, mine=hvd.rank() == root)
         differ = [gap for gap in gaps if gap != 0]  # a NaN too

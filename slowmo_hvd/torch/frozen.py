@@ -10,7 +10,7 @@ from torch import Tensor
 from slowmo_hvd.core.pipeline import send
 from slowmo_hvd.core.plan import Bucket, Leaf, plan
 from slowmo_hvd.torch.broadcast import bytes_of
-from slowmo_hvd.torch.rooms import Room, capacities, read, real, write
+from slowmo_hvd.torch.rooms import Room, read, real, write
 from slowmo_hvd.torch.transport import Transport
 
 _WORD = Room(torch.device("cpu"), torch.uint8, torch.int64)
@@ -39,15 +39,13 @@ def take_roots(
         return 0.0
     numbers = list(map(real, params))
     leaves = {
-        index: Leaf(-(-number.nbytes // _WORD.wire.itemsize), _WORD, 0)
+        index: Leaf(-(-number.nbytes // _WORD.itemsize), _WORD, 0)
         for index, number in enumerate(numbers)
     }
     gaps = [0.0]
     loads = [
         _Roots(f"bucket{index}", bucket, numbers, gaps, mine=hvd.rank() == root)
-        for index, bucket in enumerate(
-            plan(leaves, leaves, capacities(leaves.values(), bucket_bytes)).buckets
-        )
+        for index, bucket in enumerate(plan(leaves, leaves, bucket_bytes).buckets)
     ]
     send(loads, transport, name)
     return max(gaps)

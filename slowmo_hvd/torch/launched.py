@@ -1,6 +1,6 @@
 """x^i of one fragment as it was at the launch of its average, while local steps go on."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,10 +50,6 @@ class Launched:
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
         """Those of its one fragment."""
         return self.buckets
-
-    def nbytes(self, fragments: Iterable[int]) -> int:
-        """On the wire."""
-        return sum(bucket.size * bucket.room.wire.itemsize for bucket in self.buckets)
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
         """‖x^i‖²; not finite if any parameter is not."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.pipeline import Load
 from slowmo_hvd.core.plan import Bucket, Leaf, plan
-from slowmo_hvd.torch.rooms import capacities, read, real, slow_dtype
+from slowmo_hvd.torch.rooms import read, real, slow_dtype
 
 Key = TypeVar("Key")
 
@@ -46,7 +46,7 @@ def sums(
     """
     keys = list(leaves)
     numbered = dict(enumerate(leaves.values()))
-    buckets = plan(numbered, numbered, capacities(numbered.values(), bucket_bytes)).buckets
+    buckets = plan(numbered, numbered, bucket_bytes).buckets
     for index, bucket in enumerate(buckets):
         yield _Sum(f"{what}.bucket{index}", bucket, keys, given, land)
 

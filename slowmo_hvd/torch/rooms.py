@@ -1,12 +1,9 @@
 """Parameters as flat numbers, and what those that lie in one flat tensor have in common."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from slowmo_hvd.core.plan import Leaf
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -40,14 +37,13 @@ class Room(NamedTuple):
     dtype: torch.dtype  #: of the parameters, complex ones as pairs of real numbers
     wire: torch.dtype  #: on the wire, and of the slow state
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element on the wire."""
+        return self.wire.itemsize
+
 
 def room_of(param: Tensor) -> Room:
     """A parameter's."""
     dtype = real(param).dtype
     return Room(param.device, dtype, slow_dtype(dtype))
-
-
-def capacities(leaves: Iterable[Leaf], bucket_bytes: int) -> dict[Room, int]:
-    """Elements of a bucket at the most, for each room."""
-    rooms = {leaf.room for leaf in leaves}
-    return {room: bucket_bytes // room.wire.itemsize for room in rooms}

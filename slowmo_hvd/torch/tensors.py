@@ -6,7 +6,7 @@ fragment.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.plan import Bucket, Leaf, Piece, plan, share_out
 from slowmo_hvd.torch.arithmetic import displacement, land, outer_step, strides, zero
 from slowmo_hvd.torch.launched import Launched
-from slowmo_hvd.torch.rooms import Room, capacities, read, real, room_of, write
+from slowmo_hvd.torch.rooms import Room, read, real, room_of, write
 
 _LARGE = 2**14  # elements of a slice that is worth a call of its own
 
@@ -89,7 +89,7 @@ class SlowModel:
                 leaves[position] = Leaf(numbers.numel(), room_of(param), index)
         self._leaves = leaves
         self.parts = share_out(sizes, fragments)
-        self.plan = plan(leaves, leaves, capacities(leaves.values(), bucket_bytes), self.parts)
+        self.plan = plan(leaves, leaves, bucket_bytes, self.parts)
         self._anchor: dict[Room, Tensor] = {}
         self._momentum: dict[Room, Tensor] = {}
         for room, size in self.plan.sizes.items():
@@ -116,11 +116,6 @@ class SlowModel:
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
         """What of it is."""
         return self.plan.fragments[fragment]
-
-    def nbytes(self, fragments: Iterable[int]) -> int:
-        """What the displacements have on the wire."""
-        buckets = (bucket for fragment in fragments for bucket in self.buckets_of(fragment))
-        return sum(bucket.size * bucket.room.wire.itemsize for bucket in buckets)
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Tensor]) -> float:
         """‖x^i‖²; not finite if any parameter is not.

@@ -327,7 +327,7 @@ class Training:
     def _bytes(self, slow: SlowModel | None) -> int:
         """What its displacements have on the wire."""
         alone = slow is None or self._transport.alone
-        return 0 if slow is None or alone else slow.nbytes(range(len(slow.parts)))
+        return 0 if slow is None or alone else sum(bucket.nbytes for bucket in slow.buckets)
 
     @_plain
     def _synchronise(self, how: Callable[[], None]) -> None:

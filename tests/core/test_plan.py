@@ -1,6 +1,7 @@
 """The plan of the buckets: every element travels exactly once, whatever the model."""
 
 from collections import defaultdict
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -8,28 +9,37 @@ from hypothesis import strategies as st
 
 from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, Run, plan, share_out
 
+
+class Room(NamedTuple):
+    """A stand-in for an adapter's: a dtype."""
+
+    name: str
+    itemsize: int
+
+
+A, B = Room("a", 1), Room("b", 4)
 leaves_of_any_model = st.dictionaries(
     st.integers(0, 10_000),
-    st.builds(Leaf, st.integers(0, 50), st.sampled_from("ab"), st.integers(0, 2)),
+    st.builds(Leaf, st.integers(0, 50), st.sampled_from([A, B]), st.integers(0, 2)),
     max_size=30,
 )
 
 
 @given(leaves_of_any_model, st.data(), st.integers(1, 70), st.integers(1, 4))
 def test_every_element_travels_exactly_once(
-    leaves: dict[int, Leaf], data: st.DataObject, capacity: int, fragments: int
+    leaves: dict[int, Leaf], data: st.DataObject, bucket_bytes: int, fragments: int
 ) -> None:
     trained = data.draw(st.sets(st.sampled_from(list(leaves)))) if leaves else set()
     positions = list(leaves)
     shared = share_out([leaf.size for leaf in leaves.values()], fragments)
     parts = [[positions[index] for index in part] for part in shared]
-    made = plan(leaves, trained, dict.fromkeys("ab", capacity), parts)
+    made = plan(leaves, trained, bucket_bytes, parts)
     assert len(made.fragments) == fragments
     check_places(made, leaves)
     seen: dict[int, list[int]] = defaultdict(list)
     for bucket in made.buckets:
         check_bucket(bucket, made, leaves)
-        assert 0 < bucket.size <= capacity
+        assert 0 < bucket.nbytes <= max(bucket_bytes, bucket.room.itemsize)
         for piece in bucket.pieces:
             seen[piece.leaf] += range(piece.start, piece.stop)
     assert {leaf: sorted(seen[leaf]) for leaf in trained} == {
@@ -67,34 +77,34 @@ def check_bucket(bucket: Bucket, made: Plan, leaves: dict[int, Leaf]) -> None:
 
 
 def test_a_large_parameter_is_cut_and_small_ones_share_a_bucket() -> None:
-    leaves = {0: Leaf(2, "a", 0), 1: Leaf(6, "a", 0), 2: Leaf(3, "a", 1)}
-    made = plan(leaves, leaves, {"a": 4})
+    leaves = {0: Leaf(2, A, 0), 1: Leaf(6, A, 0), 2: Leaf(3, A, 1)}
+    made = plan(leaves, leaves, 4)
     assert made.places == {0: 0, 1: 2, 2: 8}
     assert made.buckets == [
-        Bucket("a", 4, (Piece(0, 0, 2, 0), Piece(1, 0, 2, 2)), (Run(0, 0, 4, 0),)),
-        Bucket("a", 4, (Piece(1, 2, 6, 0),), (Run(0, 4, 8, 0),)),
-        Bucket("a", 3, (Piece(2, 0, 3, 0),), (Run(1, 8, 11, 0),)),
+        Bucket(A, 4, (Piece(0, 0, 2, 0), Piece(1, 0, 2, 2)), (Run(0, 0, 4, 0),)),
+        Bucket(A, 4, (Piece(1, 2, 6, 0),), (Run(0, 4, 8, 0),)),
+        Bucket(A, 3, (Piece(2, 0, 3, 0),), (Run(1, 8, 11, 0),)),
     ]
 
 
 def test_what_is_not_trained_keeps_its_place_and_stays_at_home() -> None:
-    leaves = dict.fromkeys(range(3), Leaf(2, "a", 0))
-    made = plan(leaves, [0, 2], {"a": 10})
-    assert made.sizes == {"a": 6}
+    leaves = dict.fromkeys(range(3), Leaf(2, A, 0))
+    made = plan(leaves, [0, 2], 10)
+    assert made.sizes == {A: 6}
     assert made.buckets == [
-        Bucket("a", 4, (Piece(0, 0, 2, 0), Piece(2, 0, 2, 2)), (Run(0, 0, 2, 0), Run(0, 4, 6, 2)))
+        Bucket(A, 4, (Piece(0, 0, 2, 0), Piece(2, 0, 2, 2)), (Run(0, 0, 2, 0), Run(0, 4, 6, 2)))
     ]
 
 
 def test_sizes_as_those_that_a_rewritten_bucketing_once_lost() -> None:
     # torchft drops the second of [6, 6] with a capacity of 10.
-    leaves = dict.fromkeys(range(2), Leaf(6, "a", 0))
-    assert [bucket.size for bucket in plan(leaves, leaves, {"a": 10}).buckets] == [10, 2]
+    leaves = dict.fromkeys(range(2), Leaf(6, A, 0))
+    assert [bucket.size for bucket in plan(leaves, leaves, 10).buckets] == [10, 2]
 
 
 def test_ten_thousand_tiny_parameters_share_one_bucket() -> None:
-    leaves = dict.fromkeys(range(10_000), Leaf(200, "a", 0))
-    (bucket,) = plan(leaves, leaves, {"a": 2**23}).buckets
+    leaves = dict.fromkeys(range(10_000), Leaf(200, A, 0))
+    (bucket,) = plan(leaves, leaves, 2**23).buckets
     assert (bucket.size, len(bucket.pieces), len(bucket.runs)) == (2_000_000, 10_000, 1)
 
 
