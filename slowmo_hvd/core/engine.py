@@ -9,11 +9,8 @@ engine then refuses to go on until it is mended: by a load, which a restore of e
 a broadcast of the optimizer's state are too.
 """
 
-import atexit
 import contextlib
-import functools
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
@@ -22,6 +19,7 @@ from typing import Any, cast
 from slowmo_hvd.core.average import Average, NoCrossing, send_header
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.flight import Flight, Flights
+from slowmo_hvd.core.living import register, wait_at_exit
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
@@ -30,43 +28,6 @@ from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, mark_of_cha
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync, in_flight
 from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
-
-_living: weakref.WeakSet["Engine"] = weakref.WeakSet()
-
-
-@functools.cache
-def _wait_at_exit() -> None:
-    """Have this process end after what is under way; once.
-
-    Before Horovod's own end, which was registered before and would break it off.
-    """
-
-    def wait() -> None:
-        for engine in list(_living):
-            engine.wait()
-
-    atexit.register(wait)
-
-
-def land_everywhere() -> None:
-    """Land what is under way in this process: before ``hvd.join()``, when it sends nothing more.
-
-    Not a collective: the other ranks have launched it too, or are about to. What began after the
-    join would count for a rank that is still missing.
-    """
-    for engine in list(_living):
-        if engine.under_way:
-            engine.land()
-
-
-def settle_everywhere() -> None:
-    """Wait until nothing is on the wire in this process, before the first thing is saved.
-
-    Raises as `Engine.settle`: what is saved together is then as old, all of it.
-    """
-    for engine in list(_living):
-        if engine.under_way:
-            engine.settle()
 
 
 class Engine:
@@ -130,7 +91,7 @@ class Engine:
         self.stats = SyncStats()
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
         self._flights = Flights()
-        _living.add(self)
+        register(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle."""
@@ -373,7 +334,7 @@ class Engine:
                 ):
                     self._carry_out(average, where)
 
-            _wait_at_exit()
+            wait_at_exit()
             self._flights.launch(fragment, flight, self.transport.in_background(carry_out))
             flight.seconds = time.perf_counter() - begin
 

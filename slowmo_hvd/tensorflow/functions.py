@@ -9,7 +9,7 @@ import tensorflow as tf
 from horovod.tensorflow.functions import *  # noqa: F403
 from horovod.tensorflow.mpi_ops import MPI_LIB
 
-from slowmo_hvd.core.engine import land_everywhere
+from slowmo_hvd.core.living import land_everywhere
 from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.training import trainings_of
 from slowmo_hvd.tensorflow.transport import run_once

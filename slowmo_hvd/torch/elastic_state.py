@@ -7,7 +7,7 @@ from horovod.torch.elastic.state import (
     set_handler_registry,
 )
 
-from slowmo_hvd.core.engine import settle_everywhere
+from slowmo_hvd.core.living import settle_everywhere
 from slowmo_hvd.torch.functions import broadcast_optimizer_state
 
 
