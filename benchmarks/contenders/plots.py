@@ -21,6 +21,7 @@ def draw(figures: Figures, folder: Path) -> list[Path]:
         _bars(figures, "speed", figures.throughput, "throughput over local-only", folder),
         _bars(figures, "sync", figures.sync_ratio, "sync over a raw allreduce", folder),
         _losses(figures, folder),
+        _losses_over_time(figures, folder),
         _over_ranks(figures, folder),
         _over_sizes(figures, folder),
     ]
@@ -84,6 +85,29 @@ def _losses(figures: Figures, folder: Path) -> Path | None:
         axis.set_ylabel("mean loss on held-out batches")
         axis.legend(fontsize="x-small")
     return _save(figure, folder / "losses.png")
+
+
+def _losses_over_time(figures: Figures, folder: Path) -> Path | None:
+    """The same by the seconds that a step was measured to take at each rate."""
+    learnt = figures.learnt()
+    timed = [(cell, figures.step_seconds(cell)) for cell in figures.cells("speed")]
+    places: dict[tuple[str, int, str], dict[str, float]] = {}
+    for (name, ranks, rate, contender), seconds in timed:
+        if seconds is not None and (name, ranks, contender) in learnt:
+            places.setdefault((name, ranks, rate), {})[contender] = seconds.median
+    if not places:
+        return None
+    figure, axes = _panels(len(places))
+    for axis, ((name, ranks, rate), step_seconds) in zip(axes, places.items(), strict=True):
+        for contender, seconds in step_seconds.items():
+            points = curve(learnt[name, ranks, contender][0])
+            axis.plot([p[0] * seconds for p in points], [p[2] for p in points], label=contender)
+        axis.axhline(work(name).target, color="grey", linewidth=0.8)
+        axis.set_title(f"{name}, {ranks} ranks, {rate}")
+        axis.set_xlabel("seconds")
+        axis.set_ylabel("mean loss on held-out batches")
+        axis.legend(fontsize="x-small")
+    return _save(figure, folder / "times.png")
 
 
 def _over_ranks(figures: Figures, folder: Path) -> Path | None:

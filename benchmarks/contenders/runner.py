@@ -33,9 +33,9 @@ class Budget:
         every: steps from one look at the loss to the next.
     """
 
-    limit: int = 900
-    steps: int = 240
-    every: int = 24
+    limit: int
+    steps: int
+    every: int
 
 
 def run(jobs: Sequence[Job], store: Store, budget: Budget, say: Callable[[str], None]) -> None:

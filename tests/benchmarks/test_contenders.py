@@ -112,6 +112,7 @@ def test_the_pictures_are_drawn(tmp_path):
         "speed.png",
         "sync.png",
         "losses.png",
+        "times.png",
         "ranks.png",
         "scale.png",
     ]
@@ -162,11 +163,11 @@ def test_a_grid_is_for_what_learns_and_its_best_rate_is_taken_later():
     plan = Plan(["1gbit", "100mbit"], [2], ["convnet", "sync1m"], ["ddp"], ["speed", "learn"], 3)
     grid = dataclasses.replace(plan, grid=True).jobs(lambda *known: None)
     assert [(job.measure, job.rate, job.lr) for job in grid] == [
-        ("learn", "unshaped", lr) for lr in (0.005, 0.02, 0.08)
+        ("learn", "unshaped", lr) for lr in (0.0025, 0.005, 0.01)
     ]
-    later = plan.jobs(lambda name, contender, ranks: 0.08)
-    assert {job.lr for job in later if job.measure == "learn"} == {0.08}
-    assert {job.lr for job in later if job.measure == "speed"} == {0.02}
+    later = plan.jobs(lambda name, contender, ranks: 0.01)
+    assert {job.lr for job in later if job.measure == "learn"} == {0.01}
+    assert {job.lr for job in later if job.measure == "speed"} == {0.005}
     assert grid[2].key in {job.key for job in later}
     assert rounds("unshaped") > rounds("1gbit") > rounds("100mbit") >= 2
 
@@ -176,6 +177,7 @@ def test_contenders_come_with_what_they_are_compared_with():
     assert with_baselines(["ddp"], "sync") == ["local", "raw", "ddp"]
     assert with_baselines(["local", "raw", "ddp"], "learn") == ["ddp"]
     assert with_baselines(["raw"], "speed") == []
+    assert with_baselines(["raw-behind"], "learn") == []
     assert {entry.baseline for entry in CONTENDERS.values()} == {"local", "keras-local"}
     assert all(work(name).held_out for name in TRAININGS)
 
