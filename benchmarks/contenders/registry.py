@@ -10,6 +10,13 @@ from benchmarks.contenders.protocol import CannotRunError, Contender, Setting, W
 #: What benchmarks.contenders.families.overlap makes d and F of.
 OVERLAP: dict[str, Any] = {"overlap": True}
 FRAGMENTS: dict[str, Any] = {"overlap": True, "fragments": True}
+#: DiLoCo's outer step (arXiv 2311.08105), and inner buffers that go on.
+DILOCO: dict[str, Any] = {
+    "slow_lr": 0.7,
+    "slow_momentum": 0.9,
+    "nesterov": True,
+    "buffers": "maintain",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +76,10 @@ CONTENDERS: dict[str, Entry] = {
         "slowmo_torch", "ours, overlap_steps and Compression.fp16", {"fp16": True, **OVERLAP}
     ),
     "slowmo-fragments": Entry("slowmo_torch", "ours, overlap_steps and fragments", FRAGMENTS),
+    "slowmo-diloco": Entry("slowmo_torch", "ours with DiLoCo's settings", DILOCO),
+    "slowmo-diloco-fp16": Entry(
+        "slowmo_torch", "ours with DiLoCo's settings and Compression.fp16", {"fp16": True, **DILOCO}
+    ),
     KERAS_LOCAL: Entry("keras_local", "Keras, each worker alone: the limit", {}, KERAS_LOCAL),
     "keras-hvd": Entry(
         "keras_gradients", "Keras, gradients averaged by hand with Horovod", {}, KERAS_LOCAL

@@ -33,6 +33,7 @@ def make(
     fp16: bool = False,
     overlap: bool = False,
     fragments: bool = False,
+    **slowmo: Any,
 ) -> SlowMoTrainer:
     hvd.init()
     model = model_of(work, setting)
@@ -42,5 +43,6 @@ def make(
         compression=hvd.Compression.fp16 if fp16 else hvd.Compression.none,
         sync_period=setting.period,
         **pace(setting.period, overlap=overlap, fragments=fragments),
+        **slowmo,
     )
     return SlowMoTrainer(work, model, optimizer, setting.period)
