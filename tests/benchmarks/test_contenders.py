@@ -163,11 +163,11 @@ def test_a_grid_is_for_what_learns_and_its_best_rate_is_taken_later():
     plan = Plan(["1gbit", "100mbit"], [2], ["convnet", "sync1m"], ["ddp"], ["speed", "learn"], 3)
     grid = dataclasses.replace(plan, grid=True).jobs(lambda *known: None)
     assert [(job.measure, job.rate, job.lr) for job in grid] == [
-        ("learn", "unshaped", lr) for lr in (0.0025, 0.005, 0.01)
+        ("learn", "unshaped", lr) for lr in (0.00125, 0.0025, 0.005)
     ]
-    later = plan.jobs(lambda name, contender, ranks: 0.01)
-    assert {job.lr for job in later if job.measure == "learn"} == {0.01}
-    assert {job.lr for job in later if job.measure == "speed"} == {0.005}
+    later = plan.jobs(lambda name, contender, ranks: 0.005)
+    assert {job.lr for job in later if job.measure == "learn"} == {0.005}
+    assert {job.lr for job in later if job.measure == "speed"} == {0.0025}
     assert grid[2].key in {job.key for job in later}
     assert rounds("unshaped") > rounds("1gbit") > rounds("100mbit") >= 2
 

@@ -23,7 +23,7 @@ class Convnet:
 
     name = "convnet"
     parameters = 25_557_032
-    lr = 0.005
+    lr = 0.0025
     target = 0.5
     batch_size = 32
     adaptive = False

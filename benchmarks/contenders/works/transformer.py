@@ -24,7 +24,7 @@ class Transformer:
 
     name = "transformer"
     parameters = 10_000_000
-    lr = 1e-3
+    lr = 5e-4
     target = 2.6  # nats a byte
     batch_size = 8
     adaptive = True
