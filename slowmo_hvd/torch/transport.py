@@ -100,7 +100,8 @@ class Transport(CoreTransport):
         return on_streams
 
     def _largest(self, wire: Tensor) -> float:
-        return wire.abs().max().item()
+        least, most = torch.aminmax(wire)  # abs() would need as much memory again
+        return max(-least.item(), most.item())
 
     def _send(self, sealed: Sealed) -> None:
         wire = sealed.wire
@@ -111,8 +112,9 @@ class Transport(CoreTransport):
     def _receive(self, sealed: Sealed) -> None:
         total = wait(sealed.handle)
         if sealed.compressed:
-            total = self.compression.decompress(total, sealed.context)
-            torch.mul(total, 1 / sealed.scale, out=sealed.wire)
+            if self.compression is not hvd.Compression.fp16:  # whose way needs as much memory again
+                total = self.compression.decompress(total, sealed.context)
+            sealed.wire.copy_(total).mul_(1 / sealed.scale)
 
     def _start(self, tensor: Tensor, name: str) -> int:
         self.sent += tensor.nbytes
