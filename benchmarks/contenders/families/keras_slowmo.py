@@ -3,6 +3,7 @@
 from typing import Any
 
 import slowmo_hvd.tensorflow as hvd
+from benchmarks.contenders.families.cycle import send_seldom
 from benchmarks.contenders.families.keras_trainer import KerasTrainer, inner_of, prepare
 from benchmarks.contenders.families.overlap import pace
 from benchmarks.contenders.protocol import Setting, Work
@@ -26,6 +27,7 @@ class SlowMoTrainer(KerasTrainer):
 
 
 def make(work: Work, setting: Setting, *, overlap: bool = False) -> SlowMoTrainer:
+    send_seldom()
     hvd.init()
     prepare(setting)
     optimizer = hvd.DistributedOptimizer(

@@ -9,6 +9,7 @@ from typing import Any
 import horovod.torch as hvd
 import torch
 
+from benchmarks.contenders.families.cycle import send_seldom
 from benchmarks.contenders.families.torch_trainer import TorchTrainer, inner_of, model_of
 from benchmarks.contenders.protocol import Batch, Setting, Work
 
@@ -38,6 +39,7 @@ class LocalOverRawTrainer(TorchTrainer):
 
 
 def make(work: Work, setting: Setting) -> LocalOverRawTrainer:
+    send_seldom()
     hvd.init()
     model = model_of(work, setting)
     return LocalOverRawTrainer(work, model, inner_of(work, setting, model), setting.period)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import slowmo_hvd.torch as hvd
+from benchmarks.contenders.families.cycle import send_seldom
 from benchmarks.contenders.families.horovod_torch import HorovodTrainer
 from benchmarks.contenders.families.overlap import pace
 from benchmarks.contenders.families.torch_trainer import inner_of, model_of
@@ -35,6 +36,7 @@ def make(
     fragments: bool = False,
     **slowmo: Any,
 ) -> SlowMoTrainer:
+    send_seldom()
     hvd.init()
     model = model_of(work, setting)
     optimizer = hvd.DistributedOptimizer(
