@@ -1,6 +1,7 @@
 """The figures that a run's records come to: medians over the repetitions, and their spread."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -173,9 +174,14 @@ def curve(record: Record) -> list[tuple[int, float, float]]:
     ]
 
 
-def steps_to(record: Record, target: float) -> int | None:
-    """The step at which the loss was first seen at the target or below."""
-    return next((step for step, _, loss in curve(record) if loss <= target), None)
+def steps_to(record: Record, target: float) -> float | None:
+    """The step at which the loss first came to the target, on a line from one look to the next."""
+    for (before, _, high), (step, _, low) in itertools.pairwise(curve(record)):
+        if high <= target:
+            return before
+        if low <= target:
+            return before + (step - before) * (high - target) / (high - low)
+    return None
 
 
 def _learnt(records: Iterable[Record]) -> dict[tuple[str, int, str], list[Record]]:

@@ -97,12 +97,12 @@ def _learning(figures: Figures) -> str:
         reached = [steps_to(record, target) for record in records]
         steps = spread([step for step in reached if step is not None])
         row = [f"{name}, target {target:g}", str(ranks), contender]
-        row += [f"{records[0]['job']['lr']:g}", _text(spread(map(final_loss, records)))]
+        row += [f"{records[0]['job']['lr']:g}", _text(spread(map(final_loss, records)), digits=3)]
         if steps is None or None in reached:
             row += ["not reached" if steps is None else "not always reached"]
             row += [NOTHING] * len(rates)
         else:
-            row += [f"{steps.median:g}"]
+            row += [f"{steps.median:.0f}"]
             for rate in rates:
                 seconds = figures.target_seconds((name, ranks, rate, contender), steps.median)
                 row += [NOTHING if seconds is None else f"{seconds:.0f}"]
@@ -118,14 +118,15 @@ def _failures(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _text(figure: Spread | None, unit: float = 1.0) -> str:
+def _text(figure: Spread | None, unit: float = 1.0, digits: int = 2) -> str:
     if figure is None:
         return NOTHING
-    median, low, high = (_number(x / unit) for x in (figure.median, figure.low, figure.high))
+    three = (figure.median, figure.low, figure.high)
+    median, low, high = (_number(x / unit, digits) for x in three)
     return median if figure.count == 1 else f"{median} ({low} to {high})"
 
 
-def _number(value: float) -> str:
+def _number(value: float, digits: int) -> str:
     if abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"

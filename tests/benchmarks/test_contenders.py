@@ -87,6 +87,7 @@ def test_the_loss_is_the_workers_mean():
     record = {"ranks": [learn(8.0, 2.0, 1.0), learn(6.0, 1.0, 0.5)]}
     assert curve(record) == [(0, 0.0, 7.0), (12, 1.0, 1.5), (24, 2.0, 0.75)]
     assert steps_to(record, 1.5) == 12
+    assert steps_to(record, 1.0) == 20  # two thirds of the way from 1.5 to 0.75
     assert steps_to(record, 0.5) is None
 
 
@@ -95,8 +96,8 @@ def test_the_table_has_all_figures_and_what_failed():
     assert "## Training, convnet, 4 ranks" in table
     assert "| slowmo | 0.90 (0.80 to 1.00) | 0.55 (0.50 to 0.60) | 1.00 (1.00 to 1.00) |" in table
     assert "| slowmo | 1.25 | 0.75 | 1.33 | 4.00 |" in table
-    assert "| convnet, target 0.5 | 2 | slowmo | 0.02 | 0.40 | 24 | 13 |" in table
-    assert "| ddp | 0.02 | 0.90 | not reached | – |" in table
+    assert "| convnet, target 0.5 | 2 | slowmo | 0.02 | 0.400 | 18 | 10 |" in table
+    assert "| ddp | 0.02 | 0.900 | not reached | – |" in table
     assert "- fairscale (fairscale SlowMoDistributedDataParallel): `AssertionError: not" in table
 
 
