@@ -100,10 +100,11 @@ def _losses_over_time(figures: Figures, folder: Path) -> Path | None:
     figure, axes = _panels(len(places))
     for axis, ((name, ranks, rate), step_seconds) in zip(axes, places.items(), strict=True):
         for contender, seconds in step_seconds.items():
-            points = curve(learnt[name, ranks, contender][0])
+            points = curve(learnt[name, ranks, contender][0])[1:]  # all begin alike
             axis.plot([p[0] * seconds for p in points], [p[2] for p in points], label=contender)
         axis.axhline(work(name).target, color="grey", linewidth=0.8)
         axis.set_title(f"{name}, {ranks} ranks, {rate}")
+        axis.set_xscale("log")
         axis.set_xlabel("seconds")
         axis.set_ylabel("mean loss on held-out batches")
         axis.legend(fontsize="x-small")
@@ -159,8 +160,14 @@ def _lines(
 def _panels(count: int) -> tuple[Any, list[Any]]:
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, count, figsize=(6.5 * count, 6), squeeze=False)
-    return figure, list(axes[0])
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(6.5 * columns, 5.5 * rows), squeeze=False
+    )
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
 
 
 def _save(figure: Any, path: Path) -> Path:
