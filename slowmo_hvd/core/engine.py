@@ -21,7 +21,7 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.flight import Flight, Flights
 from slowmo_hvd.core.living import register, wait_at_exit
 from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
-from slowmo_hvd.core.plan import Bucket
+from slowmo_hvd.core.plan import Bucket, total_bytes
 from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, mark_of_change
@@ -288,7 +288,10 @@ class Engine:
     def _sync(self, kind: Sync, fragments: Sequence[int]) -> None:
         """Synchronise now, while training stands still."""
         begin, where, slow = time.perf_counter(), self._where(), self._slow
-        with self.transport.range("slowmo.sync"), self.together(where, size=_size(slow, fragments)):
+        with (
+            self.transport.range("slowmo.sync"),
+            self.together(where, size=total_bytes(_buckets(slow, fragments))),
+        ):
             gammas = {f: [rate.mean for rate in self.rates[f]] for f in fragments}
             sound = self._sound(slow, gammas)
             opens_window = not self.schedule.warming_up
@@ -324,7 +327,7 @@ class Engine:
             self.schedule.launch(fragment)
             self._begin_windows([fragment])
             self._counted()
-            size = _size(slow, [fragment])
+            size = total_bytes(slow.buckets_of(fragment))
 
             def carry_out() -> None:
                 watch = self.transport.stall_watch
@@ -402,7 +405,7 @@ class Engine:
         def memory(bucket: Bucket) -> Any:
             return self.transport.memory(bucket.room, bucket.size, 0)
 
-        buckets = [bucket for fragment in gammas for bucket in slow.buckets_of(fragment)]
+        buckets = _buckets(slow, gammas)
         rates = [gamma for of_fragment in gammas.values() for gamma in of_fragment]
         with self.transport.critical.alike():  # such as of an optimizer's own second_copies
             return is_sound(slow.squared_norm(buckets, memory), rates) and self.inner.finite()
@@ -435,9 +438,8 @@ class Engine:
         return f"the sync after step {self.schedule.step}"
 
 
-def _size(slow: Slow, fragments: Iterable[int]) -> int:
-    """Bytes of the displacements on the wire."""
-    return sum(bucket.nbytes for fragment in fragments for bucket in slow.buckets_of(fragment))
+def _buckets(slow: Slow, fragments: Iterable[int]) -> list[Bucket]:
+    return [bucket for fragment in fragments for bucket in slow.buckets_of(fragment)]
 
 
 def _plain(gamma: float) -> OuterStep:

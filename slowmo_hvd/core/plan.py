@@ -5,7 +5,7 @@ room. What is trained is cut into buckets of a bounded size, so that one can be 
 the next is packed and the one before goes through the outer step.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -124,6 +124,11 @@ def plan(
         for part in parts
     )
     return Plan(sizes, places, tuple(cut))
+
+
+def total_bytes(buckets: Iterable[Bucket]) -> int:
+    """Of these on the wire."""
+    return sum(bucket.nbytes for bucket in buckets)
 
 
 def share_out(sizes: Sequence[int], parts: int) -> list[list[int]]:

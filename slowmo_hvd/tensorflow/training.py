@@ -24,6 +24,7 @@ from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.gathering import gather_json
 from slowmo_hvd.core.pace import refuse_few
 from slowmo_hvd.core.peers import Peer, take_anchor
+from slowmo_hvd.core.plan import total_bytes
 from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, in_flight
 from slowmo_hvd.core.warn import warn
@@ -450,7 +451,7 @@ class Training:
         stopped = sorted(set(frozen) - set(self._frozen))
         started = set(self._frozen) - set(frozen)
         step = int(self._step)
-        size = sum(bucket.nbytes for bucket in self._slow.buckets)
+        size = total_bytes(self._slow.buckets)
         what = f"other variables to train after step {step}"
         excluded: tuple[int, ...] = ()
         self.engine.land()  # on what was trained; every rank that changes that does so
@@ -501,7 +502,7 @@ class Training:
         slow = self._slow.part(positions)
         if not begun:
             slow.anchor_here(positions)
-        size, name = sum(bucket.nbytes for bucket in slow.buckets), f"{self.engine.name}.anchor"
+        size, name = total_bytes(slow.buckets), f"{self.engine.name}.anchor"
         with stall_watch.sending(self.engine, "in sending the first weights", size=size):
             gaps = take_anchor(slow, self._transport, name, mine=hvd.rank() == root)
         differ = [gap for gap in gaps if gap != 0]  # a NaN too

@@ -13,6 +13,7 @@ from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.elastic_job import ONE_STEP, before_run
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.peers import Peer, take_anchor
+from slowmo_hvd.core.plan import total_bytes
 from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.torch.arguments import check_groups
@@ -327,7 +328,7 @@ class Training:
     def _bytes(self, slow: SlowModel | None) -> int:
         """What its displacements have on the wire."""
         alone = slow is None or self._transport.alone
-        return 0 if slow is None or alone else sum(bucket.nbytes for bucket in slow.buckets)
+        return 0 if slow is None or alone else total_bytes(slow.buckets)
 
     @_plain
     def _synchronise(self, how: Callable[[], None]) -> None:
