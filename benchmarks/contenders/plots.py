@@ -79,20 +79,16 @@ def _losses(figures: Figures, folder: Path) -> Path | None:
                 points = curve(records[0])
                 label = f"{key[2]}, lr {records[0]['job']['lr']:g}"
                 axis.plot([p[0] for p in points], [p[2] for p in points], label=label)
-        axis.axhline(work(name).target, color="grey", linewidth=0.8)
-        axis.set_title(f"{name}, {ranks} ranks")
-        axis.set_xlabel("step")
-        axis.set_ylabel("mean loss on held-out batches")
-        axis.legend(fontsize="x-small")
+        _label_losses(axis, name, f"{name}, {ranks} ranks", "step")
     return _save(figure, folder / "losses.png")
 
 
 def _losses_over_time(figures: Figures, folder: Path) -> Path | None:
     """The same by the seconds that a step was measured to take at each rate."""
     learnt = figures.learnt()
-    timed = [(cell, figures.step_seconds(cell)) for cell in figures.cells("speed")]
     places: dict[tuple[str, int, str], dict[str, float]] = {}
-    for (name, ranks, rate, contender), seconds in timed:
+    for name, ranks, rate, contender in figures.cells("speed"):
+        seconds = figures.step_seconds((name, ranks, rate, contender))
         if seconds is not None and (name, ranks, contender) in learnt:
             places.setdefault((name, ranks, rate), {})[contender] = seconds.median
     if not places:
@@ -102,13 +98,18 @@ def _losses_over_time(figures: Figures, folder: Path) -> Path | None:
         for contender, seconds in step_seconds.items():
             points = curve(learnt[name, ranks, contender][0])[1:]  # all begin alike
             axis.plot([p[0] * seconds for p in points], [p[2] for p in points], label=contender)
-        axis.axhline(work(name).target, color="grey", linewidth=0.8)
-        axis.set_title(f"{name}, {ranks} ranks, {rate}")
         axis.set_xscale("log")
-        axis.set_xlabel("seconds")
-        axis.set_ylabel("mean loss on held-out batches")
-        axis.legend(fontsize="x-small")
+        _label_losses(axis, name, f"{name}, {ranks} ranks, {rate}", "seconds")
     return _save(figure, folder / "times.png")
+
+
+def _label_losses(axis: Any, name: str, title: str, over: str) -> None:
+    """Say what is seen of a work's losses, and where its target is."""
+    axis.axhline(work(name).target, color="grey", linewidth=0.8)
+    axis.set_title(title)
+    axis.set_xlabel(over)
+    axis.set_ylabel("mean loss on held-out batches")
+    axis.legend(fontsize="x-small")
 
 
 def _over_ranks(figures: Figures, folder: Path) -> Path | None:
