@@ -192,15 +192,18 @@ class SlowModel:
 
     def _outer_step(self, bucket: Bucket, values: Any, coefficients: Any) -> Any:
         anchor, momentum = self._anchor[bucket.room], self._momentum.get(bucket.room)
+        squares = _squared(values)
+        if len(bucket.runs) == 1:
+            inside = slice(bucket.runs[0].start, bucket.runs[0].stop)
+            x = anchor.whole(inside)
+            u = None if momentum is None else momentum.whole(inside)
+            if x is not None:
+                _step_in_place(x, u, values, *tf.unstack(coefficients[bucket.runs[0].group]))
+                return squares
         moved, gained = [], []
         for group, start, stop, offset in bucket.runs:
             step, carry, decay, gain = tf.unstack(coefficients[group])
             inside, displacement = slice(start, stop), values[offset : offset + stop - start]
-            variable = anchor.whole(inside)
-            if variable is not None:
-                u = None if momentum is None else momentum.whole(inside)
-                _step_in_place(variable, u, displacement, step, carry, decay, gain)
-                continue
             x = anchor.read(inside) - step * displacement
             if momentum is not None:
                 u = momentum.read(inside)
@@ -210,7 +213,7 @@ class SlowModel:
         anchor.write(moved)
         if momentum is not None:
             momentum.write(gained)
-        return _squared(values)
+        return squares
 
     def _often(
         self, method: Callable[..., Any], bucket: Bucket, name: str = ""
