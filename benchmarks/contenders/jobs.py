@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.contenders.registry import with_baselines
-from benchmarks.contenders.works import TRAININGS, work
+from benchmarks.contenders.works import measures, work
 from benchmarks.network.rates import UNSHAPED, bits_a_second
 
 MEASURES = ("speed", "sync", "learn")
@@ -97,7 +97,5 @@ class Plan:
                                 yield Job(measure, name, contender, ranks, rate, repetition, lr)
 
     def _measures(self, name: str) -> list[str]:
-        possible = ["speed", "learn"] if name in TRAININGS else ["sync"]
-        if self.grid:
-            possible = [measure for measure in possible if measure == "learn"]
-        return [measure for measure in possible if measure in self.measures]
+        wanted = {"learn"} if self.grid else set(MEASURES)
+        return [m for m in measures(name) if m in wanted and m in self.measures]

@@ -8,8 +8,11 @@ from typing import Any
 from benchmarks.contenders.protocol import CannotRunError, Contender, Setting, Work
 
 #: What benchmarks.contenders.families.overlap makes d and F of.
-OVERLAP: dict[str, Any] = {"overlap": True}
-FRAGMENTS: dict[str, Any] = {"overlap": True, "fragments": True}
+OVERLAP: dict[str, Any] = {"overlap": 1 / 2}
+SHORT_OVERLAP: dict[str, Any] = {"overlap": 1 / 6}
+FRAGMENTS: dict[str, Any] = {"overlap": 1 / 2, "fragments": True}
+#: Local SGD, or local Adam, as the others have it: a plain average, and inner buffers that go on.
+LOCAL_SGD: dict[str, Any] = {"slow_momentum": 0.0, "buffers": "maintain"}
 #: DiLoCo's outer step (arXiv 2311.08105), and inner buffers that go on.
 DILOCO: dict[str, Any] = {
     "slow_lr": 0.7,
@@ -71,6 +74,13 @@ CONTENDERS: dict[str, Entry] = {
     "fairscale": Entry("fairscale_slowmo", "fairscale SlowMoDistributedDataParallel"),
     "slowmo": Entry("slowmo_torch", "ours: as the paper has it, training waits for a sync"),
     "slowmo-fp16": Entry("slowmo_torch", "ours with Compression.fp16", {"fp16": True}),
+    "slowmo-local-fp16": Entry(
+        "slowmo_torch", "ours without slow momentum, Compression.fp16", {"fp16": True, **LOCAL_SGD}
+    ),
+    "slowmo-short-overlap": Entry("slowmo_torch", "ours, a short overlap", SHORT_OVERLAP),
+    "slowmo-short-overlap-fp16": Entry(
+        "slowmo_torch", "ours, a short overlap, Compression.fp16", {"fp16": True, **SHORT_OVERLAP}
+    ),
     "slowmo-overlap": Entry("slowmo_torch", "ours with overlap_steps", OVERLAP),
     "slowmo-overlap-fp16": Entry(
         "slowmo_torch", "ours, overlap_steps and Compression.fp16", {"fp16": True, **OVERLAP}

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from benchmarks.contenders.__main__ import RESULTS, main, parse
+from benchmarks.contenders.families.overlap import pace
 from benchmarks.contenders.figures import Figures, curve, steps_to
 from benchmarks.contenders.jobs import Job, Plan, rounds
 from benchmarks.contenders.place import Place, reports
@@ -171,6 +172,19 @@ def test_a_grid_is_for_what_learns_and_its_best_rate_is_taken_later():
     assert {job.lr for job in later if job.measure == "speed"} == {0.0025}
     assert grid[2].key in {job.key for job in later}
     assert rounds("unshaped") > rounds("1gbit") > rounds("100mbit") >= 2
+
+
+def test_a_work_that_waits_has_speed_alone():
+    plan = Plan(["1gbit"], [2], ["wait1m", "sync1m"], ["ddp"], ["speed", "sync", "learn"], 1)
+    found = {(job.work, job.measure) for job in plan.jobs(lambda *known: None)}
+    assert found == {("wait1m", "speed"), ("sync1m", "sync")}
+
+
+def test_an_overlap_is_a_part_of_the_window():
+    assert pace(12, overlap=0) == {}
+    assert pace(12, overlap=1 / 6) == {"overlap_steps": 2}
+    assert pace(12, overlap=1 / 2, fragments=True) == {"overlap_steps": 6, "fragments": 3}
+    assert pace(2, overlap=1 / 6, fragments=True) == {"overlap_steps": 1, "fragments": 2}
 
 
 def test_contenders_come_with_what_they_are_compared_with():

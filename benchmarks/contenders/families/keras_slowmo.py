@@ -26,7 +26,7 @@ class SlowMoTrainer(KerasTrainer):
         return self._seconds
 
 
-def make(work: Work, setting: Setting, *, overlap: bool = False) -> SlowMoTrainer:
+def make(work: Work, setting: Setting, *, overlap: float = 0.0) -> SlowMoTrainer:
     send_seldom()
     hvd.init()
     prepare(setting)

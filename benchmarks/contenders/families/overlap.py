@@ -3,17 +3,17 @@
 from typing import Any
 
 
-def pace(period: int, *, overlap: bool, fragments: bool = False) -> dict[str, Any]:
-    """The arguments of our optimizer: half the window, and three fragments.
+def pace(period: int, *, overlap: float, fragments: bool = False) -> dict[str, Any]:
+    """The arguments of our optimizer.
 
     Args:
         period: τ.
-        overlap: whether local steps go on while an average is under way.
-        fragments: whether the parameters are dealt into parts.
+        overlap: the part of a window that goes on while an average is under way; 0 for none.
+        fragments: whether the parameters are dealt into parts, which are three.
     """
     arguments = {}
     if overlap:
-        arguments["overlap_steps"] = max(1, period // 2)
+        arguments["overlap_steps"] = max(1, round(period * overlap))
     if fragments:
         arguments["fragments"] = min(3, period)
     return arguments

@@ -32,7 +32,7 @@ def make(
     setting: Setting,
     *,
     fp16: bool = False,
-    overlap: bool = False,
+    overlap: float = 0.0,
     fragments: bool = False,
     **slowmo: Any,
 ) -> SlowMoTrainer:
