@@ -46,6 +46,8 @@ class Ring:
 class Transport:
     """See `slowmo_hvd.core.transport.Transport`."""
 
+    wires = 3
+
     def __init__(self, ring: Ring, rank: int) -> None:
         self._ring = ring
         self.workers, self.place, self.ranks = ring.workers, rank, list(range(ring.workers))

@@ -26,7 +26,7 @@ class SlowMoConfig:
             before the windows begin (post-local SGD, arXiv 1808.07217); int >= 0.
         on_nonfinite: what a sync does with a worker whose displacement is not finite: "exclude"
             it from the average and give it the others' model, or "raise" on every worker.
-        bucket_bytes: what a sync sends at once, in bytes; int >= 8. Two such buckets are in memory.
+        bucket_bytes: what a sync sends at once, in bytes; int >= 8. A few are in memory.
         overlap_steps: d, the local steps that go on while an average is under way, none of which
             is lost; int with 0 <= d < τ. 0 is the paper's algorithm, where training waits.
         fragments: F, the parts into which the parameters are dealt, each with windows of τ steps
@@ -45,7 +45,7 @@ class SlowMoConfig:
     buffers: str = "auto"
     warmup_steps: int = 0
     on_nonfinite: str = "exclude"
-    bucket_bytes: int = 32 * 2**20
+    bucket_bytes: int = 10 * 2**20
     overlap_steps: int = 0
     fragments: int = 1
 

@@ -40,6 +40,7 @@ class Engine:
         config: τ, α, β and the rest.
         transport: how to send, and to whom.
         schedule: the counters.
+        counters: where they are, if not here.
         rates: γ so far of each parameter group, of each fragment.
         stats: of the syncs so far.
         hooks: called with the record of each sync, by any key.
@@ -55,7 +56,6 @@ class Engine:
         transport: Transport,
         inner: Inner,
         groups: int,
-        counters: Counters | None = None,
     ) -> None:
         """Begin before the first step.
 
@@ -64,12 +64,11 @@ class Engine:
             transport: the adapter's.
             inner: likewise.
             groups: the number of parameter groups.
-            counters: where they are, if not here.
         """
         self.config = config
         self.transport = transport
         self.inner = inner
-        self._counters = counters
+        self.counters: Counters | None = None
         self._flights = Flights()
         self.begin_afresh(groups)
         self._begin_unshared()
@@ -209,7 +208,7 @@ class Engine:
             FloatingPointError: weights are not finite, as `call_roll` has it. Either is the same
                 on every rank, and nothing has changed.
         """
-        self._count_from_there()
+        self.count_from_there()
         due = self.schedule.due()
         self._land(due.landing)
         if due.kind is Sync.WINDOW and self.config.overlap_steps:
@@ -224,7 +223,7 @@ class Engine:
 
         By counters, which are equal on every rank.
         """
-        self._count_from_there()
+        self.count_from_there()
         return any(self.schedule.landings) or bool(self._open())
 
     def _open(self) -> list[int]:
@@ -249,7 +248,7 @@ class Engine:
 
     def land(self) -> None:
         """Land what is under way, early. Not a collective, as `settle`."""
-        self._count_from_there()
+        self.count_from_there()
         self._land(in_flight(self.schedule.landings))
 
     def meet(self) -> None:
@@ -415,12 +414,13 @@ class Engine:
             self.rates[fragment] = [MeanLearningRate() for _ in self.rates[fragment]]
 
     def _counted(self) -> None:
-        if self._counters is not None:
-            self._counters.give_counters()
+        if self.counters is not None:
+            self.counters.give(self.schedule, self.rates)
 
-    def _count_from_there(self) -> None:
-        if self._counters is not None:
-            self._counters.take_counters()
+    def count_from_there(self) -> None:
+        """Count from where the counters are, if not here."""
+        if self.counters is not None:
+            self.rates = self.counters.take(self.schedule)
 
     def _tell(self, record: SyncRecord) -> None:
         self.stats = self.stats.add(record)

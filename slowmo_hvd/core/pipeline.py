@@ -1,5 +1,6 @@
 """Sums over the workers, bucket by bucket: one is on the wire while others are worked on."""
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -32,34 +33,39 @@ def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
     """Have all loads summed and landed, in order.
 
     A collective. While one is on the wire, the one before it lands, and the next is packed in the
-    memory that this leaves: there are two wires, whatever the model's size. The loads are asked for
-    one by one, and each is packed before the next is asked for.
+    memory that this leaves: there are two wires, whatever the model's size. With three, another
+    waits for its turn on the wire, which then is never idle. The loads are asked for one by one,
+    and each is packed before the next is asked for.
 
     Args:
         loads: the same on every rank, in the same order.
         transport: how to send.
         name: the collectives' name, in use for nothing else; each load's own follows.
     """
-    flying: tuple[Load, Sealed] | None = None
+    flying: deque[tuple[Load, Sealed]] = deque()
     for index, load in enumerate(loads):
-        wire = transport.memory(load.room, load.size, index % 2)
+        wire = transport.memory(load.room, load.size, index % transport.wires)
         with transport.range(f"slowmo.pack.{load.name}"):
             load.pack(wire)
         sealed = transport.seal(wire, f"{name}.{load.name}", exact=load.exact)
-        if flying is None:
+        if len(flying) < transport.wires - 1:
             transport.start(sealed)
         else:
-            total = _finish(*flying, transport)
-            transport.start(sealed)
-            _land(flying[0], total, transport)
-        flying = load, sealed
-    if flying is not None:
-        _land(flying[0], _finish(*flying, transport), transport)
+            earlier, total = _finish(*flying.popleft(), transport)
+            if flying:  # on the wire; two that wait for their turn Horovod would copy together
+                _land(earlier, total, transport)
+                transport.start(sealed)
+            else:
+                transport.start(sealed)
+                _land(earlier, total, transport)
+        flying.append((load, sealed))
+    for load, sealed in flying:
+        _land(*_finish(load, sealed, transport), transport)
 
 
-def _finish(load: Load, on_the_wire: Sealed, transport: Transport) -> Any:
+def _finish(load: Load, on_the_wire: Sealed, transport: Transport) -> tuple[Load, Any]:
     with transport.range(f"slowmo.wait.{load.name}"):
-        return transport.finish(on_the_wire)
+        return load, transport.finish(on_the_wire)
 
 
 def _land(load: Load, total: Any, transport: Transport) -> None:

@@ -7,6 +7,7 @@ from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.pipeline import Load
 from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.roll_call import RollCall
+from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 
 
 class Slow(Protocol):
@@ -61,11 +62,11 @@ class Overlapping(Slow, Protocol):
 class Counters(Protocol):
     """Where the counters are, if not in the engine: in the variables of a graph."""
 
-    def take_counters(self) -> None:
-        """Have the engine count from where they are."""
+    def take(self, schedule: Schedule) -> list[list[MeanLearningRate]]:
+        """Have the schedule be where they are; return γ so far, as the engine's ``rates``."""
 
-    def give_counters(self) -> None:
-        """Have them be where the engine is."""
+    def give(self, schedule: Schedule, rates: list[list[MeanLearningRate]]) -> None:
+        """Have them be where the schedule is."""
 
 
 class Inner(Protocol):

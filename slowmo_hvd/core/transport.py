@@ -53,6 +53,7 @@ class Transport(abc.ABC):
 
     critical: CriticalSections  #: of this process
     stall_watch: StallWatch  #: likewise
+    wires: int  #: how many buckets the pipeline may have in memory, 2 or more
 
     def __init__(self, process_set: Any, compression: Any = None) -> None:
         self.process_set = process_set
@@ -140,7 +141,7 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def memory(self, room: Any, size: int, slot: int) -> Any:
-        """Memory of ``size`` elements, with any contents, for one of the slots 0 and 1.
+        """Memory of ``size`` elements, with any contents, for one of the slots below `wires`.
 
         One thread at a time uses it.
         """

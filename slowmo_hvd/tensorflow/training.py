@@ -1,9 +1,7 @@
 """One Keras optimizer's training: the engine between its steps, eagerly and in graphs.
 
-The counters are variables and a sync is a branch of the graph, so that steps are counted alike
-eagerly, in ``tf.function``, in ``fit`` and with several steps an execution, and are saved with the
-optimizer. In the branch Python takes over: the engine runs in a thread of its own, and the graph
-waits for it.
+A sync is a branch of the graph that counts the steps. In the branch Python takes over: the engine
+runs in a thread of its own, and the graph waits for it.
 """
 
 import contextlib
@@ -26,10 +24,11 @@ from slowmo_hvd.core.pace import refuse_few
 from slowmo_hvd.core.peers import Peer, take_anchor
 from slowmo_hvd.core.plan import total_bytes
 from slowmo_hvd.core.roll_call import frozen_without
-from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, in_flight
+from slowmo_hvd.core.schedule import in_flight
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.tensorflow.buffers import Buffers, check_pace, resolve_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
+from slowmo_hvd.tensorflow.counters import Counters
 from slowmo_hvd.tensorflow.in_graph import InGraph, in_order
 from slowmo_hvd.tensorflow.inner import Inner
 from slowmo_hvd.tensorflow.launched import OverlappedModel
@@ -46,7 +45,7 @@ _all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
 
 def trainings_of(variables: Sequence[Any]) -> list["Training"]:
     """Those whose counters are among these tf.Variables, in the variables' order."""
-    by_step = {id(training._step): training for training in _all if training.built}
+    by_step = {id(training.counters.step): training for training in _all if training.built}
     return [by_step[id(variable)] for variable in variables if id(variable) in by_step]
 
 
@@ -70,7 +69,7 @@ class Training:
         none = compression is hvd.Compression.none
         self._transport = Transport(process_set, None if none else compression, device)
         self.inner = Inner(self._transport, config.bucket_bytes)
-        self.engine = Engine(config, self._transport, self.inner, 0, self)
+        self.engine = Engine(config, self._transport, self.inner, 0)
         self._agreed = False
         self.built = False
         self._peer = Peer()
@@ -95,7 +94,7 @@ class Training:
     @property
     def begun(self) -> bool:
         """Whether a step has been taken, here or before these variables were loaded. Eager."""
-        return int(self._step) > 0
+        return int(self.counters.step) > 0
 
     def build(self, groups: Groups, add_variable: Callable[..., Any]) -> None:
         """Make the counters and the slow state.
@@ -104,36 +103,17 @@ class Training:
             groups: the inner optimizers that take the steps, with the variables of each.
             add_variable: the outer optimizer's.
         """
-        fresh = Schedule(self.config)  # before the first step
-        fragments = len(fresh.fragments)
-
-        def counter(
-            name: str, shape: tuple[int, ...] = (), dtype: str = "int64", first: Any = 0
-        ) -> Any:
-            def begin(shape: Any, dtype: Any) -> Any:
-                return tf.cast(tf.broadcast_to(first, shape), dtype)
-
-            variable = add_variable(shape=shape, dtype=dtype, name=name, initializer=begin)
-            return native(variable)
-
         self._leaves = [leaf for leaf, _ in groups]
         self._passes = accumulation_steps(groups)
-        self._attempt = counter("attempt") if self._passes > 1 else None
-        self._step = counter("step")
-        self._window = counter("window", (fragments,))
-        self._position = counter("position", (fragments,), first=fresh.positions)
-        self._landing = counter("landing", (fragments,))
-        self._statistics_at = counter("statistics_at")  # the step after which they were averaged
-        # γ of each fragment's window so far: its mean over the window's steps, a sum and a count.
-        self._lr_total = counter("lr_total", (fragments, len(groups)), "float64")
-        self._lr_steps = counter("lr_steps", (fragments,))
+        self.counters = Counters(self.config, len(groups), self._passes, add_variable)
+        self.engine.counters = self.counters
         model = OverlappedModel if self.config.overlap_steps else SlowModel
         self._slow = model(
             [variables for _, variables in groups],
             add_variable,
             with_momentum=self.config.slow_momentum > 0,
             bucket_bytes=self.config.bucket_bytes,
-            fragments=fragments,
+            fragments=self.config.fragments,
         )
         self.inner.buffers = [
             Buffers(leaf, resolve_strategy(self.config.buffers, leaf), add_variable)
@@ -156,7 +136,8 @@ class Training:
 
     def _can_begin(self) -> bool:
         """Whether the variables have values: not so in the trace that makes them."""
-        if not self._ready and initialised([*(slot.variable for slot in self.slots), self._step]):
+        made = [*(slot.variable for slot in self.slots), self.counters.step]
+        if not self._ready and initialised(made):
             with tf.init_scope():
                 for buffers in self.inner.buffers:
                     buffers.look()
@@ -170,22 +151,10 @@ class Training:
 
     # ---- what is saved -------------------------------------------------------------------
 
-    def counters(self) -> dict[str, Any]:
+    def _saved(self) -> dict[str, Any]:
         """What is saved beside anchors and momenta, as tf.Variables."""
-        named = {
-            "step": self._step,
-            "window": self._window,
-            "position": self._position,
-            "landing": self._landing,
-            "statistics_at": self._statistics_at,
-            "lr_total": self._lr_total,
-            "lr_steps": self._lr_steps,
-        }
-        if self._attempt is not None:
-            named["attempt"] = self._attempt
-        for index, buffers in enumerate(self.inner.buffers):
-            named[f"restarted_at.{index}"] = buffers.restarted_at
-        return named
+        restarts = (buffers.restarted_at for buffers in self.inner.buffers)
+        return self.counters.named() | {f"restarted_at.{i}": at for i, at in enumerate(restarts)}
 
     def to_save(self) -> Iterator[tuple[str, Any]]:
         """All that is saved, with names that do not hang on those of the model's layers.
@@ -199,29 +168,29 @@ class Training:
         self.engine.settle()
         self._slow.anchor_here(self._frozen)
         return itertools.chain(
-            self.counters().items(), self._slow.saved(in_flight(self._landing.numpy()))
+            self._saved().items(), self._slow.saved(in_flight(self.counters.landing.numpy()))
         )
 
     def forms(self, under_way: Collection[int] = ()) -> dict[str, tf.TensorSpec]:
         """Shapes and dtypes of what `to_save` gives, with averages of these fragments under way."""
-        counters = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in self.counters().items()}
+        counters = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in self._saved().items()}
         return counters | self._slow.forms(under_way)
 
     def load(self, arrays: Any) -> None:
         """Take over what `to_save` gave."""
         self.engine.mend()
-        for name, variable in self.counters().items():
+        for name, variable in self._saved().items():
             variable.assign(arrays[name])
         self._slow.load(arrays, in_flight(arrays["landing"]))
 
     def begin_afresh(self) -> None:
         """As if no step had been taken, from the weights as they are now."""
         self.engine.mend()
-        if int(self._step) == 0:
+        if int(self.counters.step) == 0:
             return
-        for variable in self.counters().values():
-            variable.assign(tf.zeros_like(variable))
-        self._position.assign(Schedule(self.config).positions)
+        self.counters.begin_afresh()
+        for buffers in self.inner.buffers:
+            buffers.restarted_at.assign(tf.zeros_like(buffers.restarted_at))
         self._slow.begin_afresh(range(len(self.slots)))
         self._agreed = False
 
@@ -268,25 +237,11 @@ class Training:
         """
         if not self.member or not self._ready:
             return
-        if self._attempt is None:
-            self._count(learning_rates)
-            return
-        self._attempt.assign_add(1)
-        moves = tf.equal(self._attempt % self._passes, 0)
-        tf.cond(moves, lambda: self._count(learning_rates), lambda: None)
+        self.counters.if_a_step(partial(self._count, learning_rates))
 
     def _count(self, learning_rates: Any) -> None:
         counts, refused = self._counts()
-        one = tf.cast(counts, tf.int64)
-        self._step.assign_add(one)
-        schedule, ones = self.engine.schedule, tf.ones_like(self._position)
-        windowed = one * (1 - tf.cast(schedule.is_warmup(self._step), tf.int64))
-        self._position.assign_add(windowed * ones)
-        counted = tf.where(counts, learning_rates, tf.zeros_like(learning_rates))
-        self._lr_total.assign_add(tf.broadcast_to(counted, self._lr_total.shape))
-        self._lr_steps.assign_add(one * ones)
-        due = schedule.ends(self._step, self._position) | schedule.lands(self._step, self._landing)
-        acts = counts & tf.reduce_any(due)
+        acts = self.counters.count(self.engine.schedule, learning_rates, counts)
         with in_order(self._touched()):
             tf.cond(acts | refused, self._act, lambda: None)
 
@@ -330,7 +285,7 @@ class Training:
     def _touched(self) -> list[Any]:
         """The tf.Variables that a sync reads or writes and a step uses too."""
         weights = [native(slot.variable) for slot in self.slots]
-        return [*weights, *self.inner.variables(), *self.counters().values()]
+        return [*weights, *self.inner.variables(), *self._saved().values()]
 
     def _check(self, key: Any) -> None:
         """Raise RuntimeError where this step must not have been taken."""
@@ -346,27 +301,6 @@ class Training:
     def _work(self, key: Any) -> None:
         self.engine.act()
 
-    def take_counters(self) -> None:
-        """Have the engine count from where the variables are."""
-        schedule = self.engine.schedule
-        schedule.step = int(self._step)
-        schedule.windows = self._window.numpy().tolist()
-        schedule.positions = self._position.numpy().tolist()
-        schedule.landings = self._landing.numpy().tolist()
-        counted = zip(self._lr_total.numpy().tolist(), self._lr_steps.numpy().tolist(), strict=True)
-        self.engine.rates = [
-            [MeanLearningRate(total, steps) for total in totals] for totals, steps in counted
-        ]
-
-    def give_counters(self) -> None:
-        """Have the variables be where the engine is."""
-        schedule, rates = self.engine.schedule, self.engine.rates
-        self._window.assign(schedule.windows)
-        self._position.assign(schedule.positions)
-        self._landing.assign(schedule.landings)
-        self._lr_total.assign([[rate.total for rate in of_one] for of_one in rates])
-        self._lr_steps.assign([of_one[0].steps for of_one in rates])
-
     # ---- averages ------------------------------------------------------------------------
 
     def average_statistics(self, model: Any) -> None:
@@ -374,9 +308,10 @@ class Training:
 
         Rank-equal: it goes by counters, and by the model, of which every rank has one.
         """
-        if self.member and self._agreed and int(self._statistics_at) != int(self._step):
+        step, at = self.counters.step, self.counters.statistics_at
+        if self.member and self._agreed and int(at) != int(step):
             self._average("the average of the moving statistics", statistics_of(model))
-            self._statistics_at.assign(self._step)
+            at.assign(step)
 
     def average_variables(self, variables: Sequence[Any]) -> None:
         """Make the variables their mean over the workers, and the anchor. A collective, eager."""
@@ -450,7 +385,7 @@ class Training:
         """
         stopped = sorted(set(frozen) - set(self._frozen))
         started = set(self._frozen) - set(frozen)
-        step = int(self._step)
+        step = int(self.counters.step)
         size = total_bytes(self._slow.buckets)
         what = f"other variables to train after step {step}"
         excluded: tuple[int, ...] = ()
@@ -481,7 +416,7 @@ class Training:
 
     def _agree(self, frozen: tuple[int, ...]) -> int:
         """Compare what must be equal, and this choice of what is not trained; return the root."""
-        self.take_counters()
+        self.engine.count_from_there()
         parameters: list[list[Any]] = [[] for _ in self._leaves]
         for slot in self.slots:
             parameters[slot.group].append((slot.shape, slot.room.dtype))

@@ -47,6 +47,7 @@ class Transport(CoreTransport):
 
     critical = critical
     stall_watch = stall_watch
+    wires = 2  # a sum has other memory than what is summed
 
     def __init__(self, process_set: Any, compression: Any = None, device: str = "") -> None:
         super().__init__(process_set, compression)

@@ -1,7 +1,7 @@
 """Horovod's functions on optimizers, where SlowMo's have more state than Horovod knows of."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import horovod.torch as hvd
@@ -121,31 +121,48 @@ def _destinations(
 ) -> list[Tensor]:
     """Where this rank receives the root's tensors.
 
-    Its own state's, if that has the same tensors and will be taken: that needs no memory. Else new
-    ones, so that a state which is refused changes nothing: those of a slow state that this rank can
-    then go on with, and the others on the CPU.
+    Its own state's, if that has the same tensors and will be taken: that needs no memory. A slow
+    state that it has not is made, for it to go on with. Else all are new, the others on the CPU,
+    so that a state which is refused changes nothing.
     """
     inner = optimizer._inner.state_dict()
-    own: dict[int, Tensor] = {}
     # A RuntimeError: a sync was broken off here, and what is received mends it.
     with contextlib.suppress(KeyError, ValueError, RuntimeError):
-        _pair(skeleton, {**inner, "slowmo": slow_state(optimizer._training, inner)}, own)
-        same = [own.get(index) for index in range(len(specs))]
-        if _can_receive(same, specs):
-            state = _put_back(skeleton, same)
-            check_slow_state(optimizer._training, state.pop("slowmo"), state)
-            return same
+        slow_of_own = slow_state(optimizer._training, inner)
+        own = _paired(skeleton, {**inner, "slowmo": slow_of_own})
+        return _checked(optimizer, skeleton, specs, own)
     slow = skeleton["slowmo"]
     spare = optimizer._training.make_spare(slow["anchor"], slow["launched"])
-    fresh: dict[int, Tensor] = {}
     parts = {"anchor": spare.anchors(), "momentum": spare.momenta(), "launched": spare.at_launch()}
-    _pair(slow, parts, fresh)
+    with contextlib.suppress(KeyError, ValueError, RuntimeError):
+        own = _paired(skeleton, {**inner, "slowmo": parts})
+        return _checked(optimizer, skeleton, specs, own)
+    fresh = _paired(slow, parts)
     return [
         fresh[index]
         if index in fresh and _is_as(fresh[index], spec)
         else torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
         for index, spec in enumerate(specs)
     ]
+
+
+def _checked(
+    optimizer: DistributedOptimizer,
+    skeleton: Any,
+    specs: Sequence[Spec],
+    own: Mapping[int, Tensor],
+) -> list[Tensor]:
+    """These tensors, if they are as the root's and what is received there will be taken.
+
+    Raises:
+        ValueError: they are not, or it will not.
+    """
+    same = [own.get(index) for index in range(len(specs))]
+    if not _can_receive(same, specs):
+        raise ValueError("other tensors than the root's")
+    state = _put_back(skeleton, same)
+    check_slow_state(optimizer._training, state.pop("slowmo"), state)
+    return same
 
 
 def _can_receive(
@@ -183,17 +200,19 @@ def _take_out(value: Any, tensors: list[Tensor]) -> Any:
     return value
 
 
-def _pair(value: Any, own: Any, found: dict[int, Tensor]) -> None:
-    """Find the tensors that stand in ``own`` where ``value`` has holes."""
+def _paired(value: Any, own: Any) -> dict[int, Tensor]:
+    """The tensors that stand in ``own`` where ``value`` has holes, by the holes' numbers."""
+    found: dict[int, Tensor] = {}
     if isinstance(value, _Hole):
         if isinstance(own, Tensor):
             found[value.index] = own
     elif isinstance(value, dict) and isinstance(own, dict):
         for key, item in value.items():
-            _pair(item, own.get(key), found)
+            found |= _paired(item, own.get(key))
     elif isinstance(value, list | tuple) and isinstance(own, list | tuple):
         for item, of_own in zip(value, own, strict=False):
-            _pair(item, of_own, found)
+            found |= _paired(item, of_own)
+    return found
 
 
 def _put_back(value: Any, tensors: list[Tensor]) -> Any:

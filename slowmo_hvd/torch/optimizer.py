@@ -87,7 +87,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
             FloatingPointError on every worker. Without a finite worker it always raises.
-        bucket_bytes: what a sync sends at once, >= 8. Two buckets need memory, beside the slow
+        bucket_bytes: what a sync sends at once, >= 8. Three buckets need memory, beside the slow
             state; more of them hide more of the arithmetic behind the wire.
         overlap_steps: d, the local steps that go on while an average is under way; none is lost.
             0 <= d < τ. With 0 training waits for it, as in the paper. It costs a copy of what is
@@ -126,7 +126,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         buffers: str = "auto",
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
-        bucket_bytes: int = 32 * 2**20,
+        bucket_bytes: int = 10 * 2**20,
         overlap_steps: int = 0,
         fragments: int = 1,
     ) -> None:

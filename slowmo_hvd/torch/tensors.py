@@ -1,7 +1,7 @@
 """The slow state in memory: anchor x_{t,0} and slow momentum u_t, and the arithmetic on a bucket.
 
 Memory in units of the parameters at float32: one for the anchor and, where β > 0, one for the
-momentum; two buckets for what is on the wire; and while an average is under way, one copy of its
+momentum; three buckets for what is on the wire; and while an average is under way, one copy of its
 fragment.
 """
 

@@ -30,6 +30,7 @@ class Transport(CoreTransport):
 
     critical = critical
     stall_watch = stall_watch
+    wires = 3
 
     def __init__(self, process_set: Any, compression: Any = None) -> None:
         super().__init__(process_set, compression)

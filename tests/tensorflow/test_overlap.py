@@ -140,7 +140,7 @@ def test_a_model_saved_by_fit_while_something_is_under_way_goes_on_as_one_that_w
 
     fit(model, range(10), callbacks=[Save()])
     resumed = keras.saving.load_model(path)
-    assert list(resumed.optimizer._training.counters()["landing"].numpy()) == [7]
+    assert list(resumed.optimizer._training.counters.landing.numpy()) == [7]
     fit(resumed, range(5, 10))
     assert equal_on_all_ranks(resumed)
     for ours, theirs in zip(weights(resumed), weights(model), strict=True):
