@@ -57,7 +57,7 @@ def test_moving_statistics_that_broke_become_the_others() -> None:
     fit(model, range(2))
     layer.moving_mean.assign(tf.fill(layer.moving_mean.shape, by_rank(3.0, math.nan)))
     layer.moving_variance.assign(tf.fill(layer.moving_variance.shape, math.nan))
-    model.optimizer._training._statistics_at.assign(0)
+    model.optimizer._training.counters.statistics_at.assign(0)
     model.optimizer.flush()
     assert layer.moving_mean.numpy().tolist() == [3.0] * 4
     assert np.isnan(layer.moving_variance.numpy()).all()  # of which nobody has a sound one
