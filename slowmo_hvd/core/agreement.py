@@ -72,6 +72,7 @@ def figures_of(
     counted = {
         "window": schedule.windows,
         "position in the window": schedule.positions,
+        "steps of the window": schedule.periods,
         "the step after which an average lands": schedule.landings,
     }
     figures = {

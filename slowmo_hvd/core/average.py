@@ -1,8 +1,9 @@
 """One average of the workers, from the header to the last bucket.
 
-1. The header: a mark of each worker, as `slowmo_hvd.core.roll_call` has it, and γ of each group.
-   It travels by itself, exact whatever the compression. Until it has been read nothing has changed,
-   and an error in it is the same on every rank.
+1. The header: a mark of each worker, as `slowmo_hvd.core.roll_call` has it, and γ of each group;
+   where τ, α or β are functions, a mark of what they give. It travels by itself, exact whatever the
+   compression. Until it has been read nothing has changed, and an error in it is the same on every
+   rank.
 2. The buckets: the workers' displacements are summed, and lead to the outer step, one by one. What
    follows them, such as averaged buffers, travels in the same pipeline.
 3. Each worker's ‖d‖², which is known once all is packed, for the record.
@@ -11,6 +12,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from slowmo_hvd.core.outer import OuterStep
@@ -21,6 +23,7 @@ from slowmo_hvd.core.records import SyncRecord
 from slowmo_hvd.core.roll_call import RollCall, call_roll, mark
 from slowmo_hvd.core.schedule import Sync
 from slowmo_hvd.core.transport import Transport
+from slowmo_hvd.core.windows import PLAIN_SETTINGS, Settings, check_settings
 
 
 class Average:
@@ -47,7 +50,8 @@ class Average:
         step: int,
         sound: bool,
         news: bool,
-        outer: Callable[[float], OuterStep],
+        settings: Settings,
+        compare: bool,
         on_nonfinite: str,
     ) -> None:
         """Prepare it; nothing is sent yet.
@@ -62,7 +66,8 @@ class Average:
             step: local steps attempted so far.
             sound: whether this worker contributes.
             news: as `Inner.has_news`.
-            outer: tells the outer step of a group with this γ.
+            settings: α and β; a fragment that has none takes the plain mean.
+            compare: whether the ranks must tell each other theirs, since there are functions.
             on_nonfinite: as in `SlowMoConfig`.
         """
         self._transport = transport
@@ -75,7 +80,8 @@ class Average:
         self._step = step
         self._sound = sound
         self._news = news
-        self._outer = outer
+        self._settings = settings
+        self._compare = compare
         self._on_nonfinite = on_nonfinite
         self.changed = False
         self._squares = self._squares_of_sum = self._squares_of_all = 0.0
@@ -122,6 +128,7 @@ class Average:
             own if self._sound else [0.0] * len(own),
             self._name,
             self._on_nonfinite,
+            self._settings if self._compare else None,
         )
         self.roll, self._news = roll, news > 0
         groups = len(self._zeros)
@@ -131,7 +138,7 @@ class Average:
 
     def _displacements(self) -> Iterator[Load]:
         for fragment, gammas in self.gammas.items():
-            steps = [self._outer(gamma) for gamma in gammas]
+            steps = [self._settings.outer_step(fragment, gamma) for gamma in gammas]
             for index, bucket in enumerate(self._slow.buckets_of(fragment)):
                 yield _Displacement(self, f"fragment{fragment}.bucket{index}", bucket, steps)
 
@@ -148,11 +155,19 @@ class Average:
         self._squares_of_sum += self._slow.outer_step(bucket, total, self.roll.contributors, steps)
 
     def record(
-        self, kind: Sync, window: int, *, seconds: float, waiting: float, hidden: float = 0.0
+        self,
+        kind: Sync,
+        window: int,
+        period: int,
+        *,
+        seconds: float,
+        waiting: float,
+        hidden: float = 0.0,
     ) -> SyncRecord:
         """What happened, once it is over."""
         workers = self.roll.contributors
         norm = math.sqrt(float(self._squares_of_sum)) / workers
+        outer = self._settings.outer.get(next(iter(self.gammas)), PLAIN_SETTINGS)
         return SyncRecord(
             kind=kind,
             step=self._step,
@@ -167,6 +182,9 @@ class Average:
             fragments=tuple(self.gammas),
             waiting=waiting,
             hidden=hidden,
+            sync_period=period,
+            slow_lr=outer.slow_lr,
+            slow_momentum=outer.slow_momentum,
         )
 
 
@@ -202,7 +220,12 @@ class _Displacement:
 
 
 def send_header(
-    transport: Transport, own: float, figures: Sequence[float], name: str, on_nonfinite: str
+    transport: Transport,
+    own: float,
+    figures: Sequence[float],
+    name: str,
+    on_nonfinite: str,
+    settings: Settings | None,
 ) -> tuple[RollCall, list[float]]:
     """Who is here, and the sums of these figures: a header. A collective.
 
@@ -212,14 +235,22 @@ def send_header(
         figures: what is summed beside the marks.
         name: as an `Average` has it.
         on_nonfinite: as in `SlowMoConfig`.
+        settings: as an `Average` has them.
 
     Raises:
-        RuntimeError: as `call_roll`.
-        FloatingPointError: likewise.
+        RuntimeError: as `call_roll` and `check_settings`.
+        FloatingPointError: as `call_roll`.
     """
-    marks = [0.0] * transport.workers
-    marks[transport.place] = own
+    workers, place = transport.workers, transport.place
+    marks = [0.0] * (workers if settings is None else 2 * workers)
+    marks[place] = own
+    if settings is not None:
+        marks[workers + place] = settings.mark
     sums = transport.sum_numbers([*marks, *figures], f"{name}.header")
+    of_workers, of_settings = sums[:workers], sums[workers : len(marks)]
     with transport.critical.alike():
-        roll = call_roll(sums[: len(marks)], transport.ranks, on_nonfinite)
+        roll = call_roll(of_workers, transport.ranks, on_nonfinite)
+        if settings is not None:
+            gather = partial(transport.gather, name=f"{name}.settings")
+            check_settings(settings, of_settings, transport.ranks, round(abs(own)), gather)
     return roll, sums[len(marks) :]

@@ -1,12 +1,30 @@
 """What a user can set, and which values are legal."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 from slowmo_hvd.core.checks import check_choice, check_flag, check_integer, check_number
+from slowmo_hvd.core.schedules import QSR, describe
 
+SyncPeriod: TypeAlias = int | Callable[[int], int] | QSR
+OfWindow: TypeAlias = float | Callable[[int], float]
 BUFFER_STRATEGIES = ("auto", "reset", "maintain", "average")
 NONFINITE = ("exclude", "raise")
+
+
+class OuterSettings(NamedTuple):
+    """What the outer step at a window's end goes by.
+
+    Attributes:
+        slow_lr: α.
+        slow_momentum: β.
+        nesterov: whether in the Nesterov form.
+    """
+
+    slow_lr: float
+    slow_momentum: float
+    nesterov: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,10 +32,12 @@ class SlowMoConfig:
     """SlowMo's hyper-parameters, validated. Names are the field's, symbols the paper's.
 
     Args:
-        sync_period: τ, the local steps between two averages; int >= 1.
-        slow_lr: α, the slow learning rate; finite number > 0. The paper uses 1 throughout.
+        sync_period: τ, the local steps between two averages; int >= 1. Or a callable: called with
+            the local steps taken when a window begins, it returns that window's τ; or a `qsr`.
+        slow_lr: α, the slow learning rate; finite number > 0. The paper uses 1 throughout. Or a
+            callable of t, the windows that have ended before the one that ends.
         slow_momentum: β, the slow momentum; number with 0 <= β < 1. The paper uses 0.4 to 0.8,
-            more for more workers; 0 gives Local SGD.
+            more for more workers; 0 gives Local SGD. Or a callable of t.
         nesterov: take the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
         buffers: what happens to the inner optimizer's buffers where a window begins, line 2 of
             Algorithm 1: "reset", "maintain", "average", or "auto", which resets for SGD and
@@ -38,9 +58,9 @@ class SlowMoConfig:
         ValueError: an argument is out of the stated range.
     """
 
-    sync_period: int = 12
-    slow_lr: float = 1.0
-    slow_momentum: float = 0.5
+    sync_period: SyncPeriod = 12
+    slow_lr: OfWindow = 1.0
+    slow_momentum: OfWindow = 0.5
     nesterov: bool = False
     buffers: str = "auto"
     warmup_steps: int = 0
@@ -51,24 +71,13 @@ class SlowMoConfig:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
-        set_field(self, "sync_period", check_integer("sync_period", self.sync_period, least=1))
         set_field(self, "warmup_steps", check_integer("warmup_steps", self.warmup_steps, least=0))
         set_field(self, "bucket_bytes", check_integer("bucket_bytes", self.bucket_bytes, least=8))
-        set_field(self, "slow_lr", check_number("slow_lr", self.slow_lr, "a finite number > 0"))
-        set_field(
-            self,
-            "slow_momentum",
-            check_number(
-                "slow_momentum", self.slow_momentum, "a number with 0 <= slow_momentum < 1"
-            ),
-        )
-        if self.slow_lr <= 0:
-            raise ValueError(f"slow_lr must be a finite number > 0, got {self.slow_lr}")
-        if not 0 <= self.slow_momentum < 1:
-            raise ValueError(
-                "slow_momentum must be a number with 0 <= slow_momentum < 1, "
-                f"got {self.slow_momentum}"
-            )
+        if not callable(self.slow_lr):
+            set_field(self, "slow_lr", _check_slow_lr("slow_lr", self.slow_lr))
+        if not callable(self.slow_momentum):
+            beta = _check_slow_momentum("slow_momentum", self.slow_momentum)
+            set_field(self, "slow_momentum", beta)
         check_flag("nesterov", self.nesterov)
         if self.nesterov and self.slow_momentum == 0:
             raise ValueError(
@@ -81,17 +90,15 @@ class SlowMoConfig:
             self, "overlap_steps", check_integer("overlap_steps", self.overlap_steps, least=0)
         )
         set_field(self, "fragments", check_integer("fragments", self.fragments, least=1))
+        if not self._has_periods:
+            set_field(self, "sync_period", check_integer("sync_period", self.sync_period, least=1))
         self._check_pace()
 
     def _check_pace(self) -> None:
-        if self.overlap_steps >= self.sync_period:
+        first = self.period(self.warmup_steps, 0.0)
+        if self.fragments > first:
             raise ValueError(
-                f"overlap_steps={self.overlap_steps} must be less than "
-                f"sync_period={self.sync_period}: an average lands before the next one is launched"
-            )
-        if self.fragments > self.sync_period:
-            raise ValueError(
-                f"fragments={self.fragments} must be at most sync_period={self.sync_period}: "
+                f"fragments={self.fragments} must be at most sync_period={first}: "
                 "each fragment is synchronised once in a window, after a step of its own"
             )
         if self.overlap_steps and self.buffers == "average":
@@ -100,11 +107,85 @@ class SlowMoConfig:
                 "their mean is under way; use 'maintain' or 'reset'"
             )
 
+    @property
+    def _has_periods(self) -> bool:
+        return callable(self.sync_period) or self.by_learning_rate
+
+    @property
+    def varies(self) -> bool:
+        """Whether a setting is computed anew for each window."""
+        return self._has_periods or callable(self.slow_lr) or callable(self.slow_momentum)
+
+    @property
+    def by_learning_rate(self) -> bool:
+        """Whether τ goes by γ, which the workers agree on in a sync."""
+        return isinstance(self.sync_period, QSR)
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether there is a u to keep: β may be above 0."""
+        return callable(self.slow_momentum) or self.slow_momentum > 0
+
+    def period(self, step: int, learning_rate: float) -> int:
+        """τ of the window that begins after so many local steps.
+
+        Args:
+            step: local steps.
+            learning_rate: γ, as `qsr` has it; the same on every rank, or 0 where there is none yet.
+
+        Raises:
+            TypeError, ValueError: what the user's callable returns cannot be a τ.
+        """
+        least = self.overlap_steps + 1
+        if isinstance(self.sync_period, QSR):
+            return self.sync_period.period(step, learning_rate, least)
+        period, name = self.sync_period, "sync_period"
+        if callable(period):
+            name = f"sync_period({step})"
+            period = check_integer(name, period(step), least=1)
+        if period < least:
+            raise ValueError(
+                f"overlap_steps={self.overlap_steps} must be less than {name}={period}: "
+                "an average lands before the next one is launched"
+            )
+        return period
+
+    def outer_settings(self, window: int) -> OuterSettings:
+        """α, β and the form of the outer step that ends a window.
+
+        Args:
+            window: t.
+
+        Raises:
+            TypeError, ValueError: what the user's callable returns is out of range.
+        """
+        alpha, beta = self.slow_lr, self.slow_momentum
+        if callable(alpha):
+            alpha = _check_slow_lr(f"slow_lr({window})", alpha(window))
+        if callable(beta):
+            beta = _check_slow_momentum(f"slow_momentum({window})", beta(window))
+        return OuterSettings(alpha, beta, self.nesterov)
+
     def asdict(self) -> dict[str, Any]:
-        """The configuration as builtins."""
-        return dataclasses.asdict(self)
+        """The configuration as builtins; a callable as a text that names it."""
+        fields = dataclasses.fields(self)
+        return {field.name: describe(getattr(self, field.name)) for field in fields}
 
     def arithmetic(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one that was saved, as builtins."""
         free = ("on_nonfinite", "bucket_bytes")
         return {name: value for name, value in self.asdict().items() if name not in free}
+
+
+def _check_slow_lr(name: str, value: Any) -> float:
+    alpha = check_number(name, value, "a finite number > 0")
+    if alpha <= 0:
+        raise ValueError(f"{name} must be a finite number > 0, got {alpha}")
+    return alpha
+
+
+def _check_slow_momentum(name: str, value: Any) -> float:
+    beta = check_number(name, value, f"a number with 0 <= {name} < 1")
+    if not 0 <= beta < 1:
+        raise ValueError(f"{name} must be a number with 0 <= {name} < 1, got {beta}")
+    return beta

@@ -20,7 +20,6 @@ from slowmo_hvd.core.average import Average, NoCrossing, send_header
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.flight import Flight, Flights
 from slowmo_hvd.core.living import register, wait_at_exit
-from slowmo_hvd.core.outer import PLAIN_AVERAGE, OuterStep, outer_step
 from slowmo_hvd.core.plan import Bucket, total_bytes
 from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
@@ -28,6 +27,7 @@ from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, mark_of_cha
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync, in_flight
 from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
+from slowmo_hvd.core.windows import Settings, settings_of
 
 
 class Engine:
@@ -120,7 +120,8 @@ class Engine:
         """
         self.wait()
         self._check_whole()
-        self._flights.results()
+        for average in self._flights.results():  # for the state; nothing goes by it before it lands
+            self._take_gammas(average)
 
     def _check_whole(self) -> None:
         if self._torn and self._flights:
@@ -262,7 +263,9 @@ class Engine:
         """
         figures = [0.0] * (1 + len(self.rates) * len(self.rates[0]))
         own = mark_of_change(self.schedule.step)
-        send_header(self.transport, own, figures, self.name, self.config.on_nonfinite)
+        # All that are here have the same of them, none; and those in a sync hear of us first.
+        none = Settings({}, {}) if self.config.varies else None
+        send_header(self.transport, own, figures, self.name, self.config.on_nonfinite, none)
 
     def take_mean(self, slow: Slow, name: str) -> RollCall:
         """Give some parameters their plain mean over the workers. A collective.
@@ -278,7 +281,7 @@ class Engine:
         gammas = {0: [0.0] * len(self.rates[0])}
         sound = self._sound(slow, gammas)
         cross = partial(self.inner.stop, slow, sound=sound)
-        average = self._average(slow, cross, gammas, name, sound=sound, outer=_plain)
+        average = self._average(slow, cross, gammas, name, sound=sound, settings=Settings({}, {}))
         self._carry_out(average, where)
         return average.roll
 
@@ -294,18 +297,23 @@ class Engine:
             gammas = {f: [rate.mean for rate in self.rates[f]] for f in fragments}
             sound = self._sound(slow, gammas)
             opens_window = not self.schedule.warming_up
+            settings = self._settings(fragments, kind)
             cross = partial(
                 self.inner.cross, slow, fragments, sound=sound, opens_window=opens_window
             )
-            outer = _plain if kind is Sync.WARMUP else partial(outer_step, self.config)
-            average = self._average(slow, cross, gammas, self.name, sound=sound, outer=outer)
+            average = self._average(slow, cross, gammas, self.name, sound=sound, settings=settings)
             self._carry_out(average, where)
-            window = self.schedule.windows[fragments[0]]
-            self.schedule.end(kind, fragments)
+            window, period = (
+                c[fragments[0]] for c in (self.schedule.windows, self.schedule.periods)
+            )
+            self._take_gammas(average)
+            if self.config.by_learning_rate and opens_window:  # which is agreed from here on only
+                settings = self._settings(fragments, kind)
+            self.schedule.end(kind, fragments, settings.periods)
             self._begin_windows(fragments)
             self._counted()
         seconds = time.perf_counter() - begin
-        self._tell(average.record(kind, window, seconds=seconds, waiting=average.waited))
+        self._tell(average.record(kind, window, period, seconds=seconds, waiting=average.waited))
 
     def _launch(self, fragment: int) -> None:
         """Begin the average of a fragment whose window has ended; training goes on."""
@@ -318,12 +326,13 @@ class Engine:
             if not sound:
                 slow.return_to_anchor(fragment)
             self.inner.cross(slow, [fragment], sound=sound, opens_window=True).end()
-            outer = partial(outer_step, self.config)
+            settings = self._settings([fragment], Sync.WINDOW)
             average = self._average(
-                launched, NoCrossing, gammas, self.name, sound=sound, outer=outer
+                launched, NoCrossing, gammas, self.name, sound=sound, settings=settings
             )
-            flight = Flight(average, self.schedule.windows[fragment], self.rates[fragment])
-            self.schedule.launch(fragment)
+            window, period = self.schedule.windows[fragment], self.schedule.periods[fragment]
+            flight = Flight(average, window, period, self.rates[fragment])
+            self.schedule.launch(fragment, settings.periods)
             self._begin_windows([fragment])
             self._counted()
             size = total_bytes(slow.buckets_of(fragment))
@@ -352,6 +361,8 @@ class Engine:
             where = f"the landing after step {self.schedule.step}"
             with annotation, self.transport.critical.entered(self, where):
                 cast(Overlapping, self._slow).land(fragment)
+                if flight is not None:
+                    self._take_gammas(flight.average)
                 self.schedule.land(fragment)
                 self._counted()
             if flight is not None:  # not one that was loaded
@@ -364,7 +375,7 @@ class Engine:
         except Exception:
             if not flight.average.changed:
                 cast(Overlapping, self._slow).drop(fragment)
-                self.schedule.reopen(fragment)
+                self.schedule.reopen(fragment, flight.period)
                 for mean, earlier in zip(self.rates[fragment], flight.rates, strict=True):
                     mean.add(earlier.total, earlier.steps)
                 self._counted()
@@ -378,7 +389,7 @@ class Engine:
         name: str,
         *,
         sound: bool,
-        outer: Callable[[float], OuterStep],
+        settings: Settings,
     ) -> Average:
         return Average(
             self.transport,
@@ -390,9 +401,19 @@ class Engine:
             step=self.schedule.step,
             sound=sound,
             news=sound and self.inner.has_news(),
-            outer=outer,
+            settings=settings,
+            compare=self.config.varies,
             on_nonfinite=self.config.on_nonfinite,
         )
+
+    def _settings(self, fragments: Sequence[int], kind: Sync) -> Settings:
+        begins, outer = not self.schedule.warming_up, kind is not Sync.WARMUP
+        return settings_of(self.config, self.schedule, fragments, outer=outer, begins=begins)
+
+    def _take_gammas(self, average: Average) -> None:
+        """γ that the workers have agreed on, for what goes by it."""
+        for fragment, gammas in average.gammas.items():
+            self.schedule.gammas[fragment] = max(map(abs, gammas))
 
     def _carry_out(self, average: Average, where: str) -> None:
         with self.all_or_torn(where, lambda: average.changed):
@@ -440,7 +461,3 @@ class Engine:
 
 def _buckets(slow: Slow, fragments: Iterable[int]) -> list[Bucket]:
     return [bucket for fragment in fragments for bucket in slow.buckets_of(fragment)]
-
-
-def _plain(gamma: float) -> OuterStep:
-    return PLAIN_AVERAGE

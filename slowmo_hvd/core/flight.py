@@ -46,13 +46,17 @@ class Flight:
     Attributes:
         average: what is under way.
         window: t, that it ended.
-        rates: the mean learning rates of that window, should the launch be taken back.
+        period: τ of that window.
+        rates: its mean learning rates, should the launch be taken back.
         seconds: for which the launch made training stand still.
     """
 
-    def __init__(self, average: Average, window: int, rates: Sequence[MeanLearningRate]) -> None:
+    def __init__(
+        self, average: Average, window: int, period: int, rates: Sequence[MeanLearningRate]
+    ) -> None:
         self.average = average
         self.window = window
+        self.period = period
         self.rates = rates
         self.seconds = 0.0
         self._launched = self._over = time.perf_counter()
@@ -94,6 +98,7 @@ class Flight:
         return self.average.record(
             Sync.WINDOW,
             self.window,
+            self.period,
             seconds=self.seconds + time.perf_counter() - begin,
             waiting=waited,
             hidden=min(self._over, begin) - self._launched,
@@ -128,10 +133,11 @@ class Flights:
         for flight in self._by_fragment.values():
             flight.wait()
 
-    def results(self) -> None:
-        """Wait; raise what went wrong in the first that did, which stays."""
+    def results(self) -> list[Average]:
+        """Wait; what they came to, or what went wrong in the first that did, which stays."""
         for flight in self._by_fragment.values():
             flight.result()
+        return [flight.average for flight in self._by_fragment.values()]
 
     def give_up(self) -> None:
         """Wait, and count them no more: they are of a state that is replaced."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.config import OuterSettings
 
 #: Where |γ| is below float32's smallest normal number, 1/γ no longer fits a float32, and neither
 #: does γ·d.
@@ -36,7 +36,7 @@ def _either(condition: bool, yes: float, no: float) -> float:
 
 
 def outer_step(
-    config: SlowMoConfig, gamma: Any, where: Callable[[Any, Any, Any], Any] = _either
+    settings: OuterSettings, gamma: Any, where: Callable[[Any, Any, Any], Any] = _either
 ) -> OuterStep:
     """The coefficients of Algorithm 1, lines 7 and 8 (arXiv 1910.00643), for one group.
 
@@ -50,15 +50,15 @@ def outer_step(
     ``x_{t,0} - α ((1 + β) d̄ + β² γ u_t)``.
 
     Args:
-        config: α, β and the form of the step.
+        settings: α, β and the form of the step.
         gamma: γ_t, the window's mean learning rate, a float or a tensor without dimensions. At 0
             there is nothing to divide by: u keeps its value and x takes the (then usually zero)
             displacement, so no progress is lost. A negative one, which maximises, is as good.
         where: ``where(condition, yes, no)`` for the type of ``gamma``.
     """
-    alpha, beta = config.slow_lr, config.slow_momentum
+    alpha, beta, nesterov = settings
     usable = abs(gamma) >= SMALLEST_GAMMA
-    if config.nesterov:
+    if nesterov:
         step, carry = alpha * (1 + beta), alpha * beta**2 * gamma
     else:
         step, carry = alpha, alpha * beta * gamma

@@ -28,6 +28,9 @@ class SyncRecord:
             squares: below some 3e-4 of the norm it says "none".
         excluded: the ranks that were left out of the average, their weights not being finite.
         fragments: which parts of the model were synchronised, from 0.
+        sync_period: τ of the window that it ended, or cut short, of the first of its fragments.
+        slow_lr: α of the outer step; 1 while warming up, where the plain mean is taken.
+        slow_momentum: β; 0 while warming up.
     """
 
     kind: Sync
@@ -43,6 +46,9 @@ class SyncRecord:
     fragments: tuple[int, ...] = (0,)
     waiting: float = 0.0
     hidden: float = 0.0
+    sync_period: int = 0
+    slow_lr: float = 1.0
+    slow_momentum: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

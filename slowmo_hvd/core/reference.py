@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.schedules import QSR
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Gradient: TypeAlias = Callable[[int, int, list[Array]], Sequence[npt.ArrayLike]]
@@ -176,19 +177,24 @@ def slowmo(
         [j for j in groups if (fragment_of or [0] * len(x0))[j] == fragment]
         for fragment in fragments
     ]
-    tau, d = config.sync_period, config.overlap_steps
+    d = config.overlap_steps
     anchor = [np.array(value, dtype=np.float64) for value in x0]  # the same on every worker
     u = [np.zeros_like(value) for value in anchor]  # u_0 = 0
     x = [list(anchor) for _ in ranks]
     ended_at = [list(anchor) for _ in ranks]  # x^i_{t,τ} of the windows that ended last
     bases = [[copy.deepcopy(base) for _ in groups] for _ in ranks]
     strategy = base.auto if config.buffers == "auto" else config.buffers
-    first_left = [(fragment + 1) * tau // len(fragments) for fragment in fragments]
-    left = list(first_left)  # steps until each fragment's window ends
+    agreed = [0.0] * len(fragments)  # γ of what has landed last, for the QSR
+    on_its_way = list(agreed)
+    tau = [sync_period(config, config.warmup_steps, gamma) for gamma in agreed]
+    left = first_left(tau)  # steps until each fragment's window ends
     windows, lands = [0] * len(fragments), [0] * len(fragments)
     rates: list[list[Sequence[float]]] = [[] for _ in fragments]  # each window's so far
 
     def average(fragment: int, now: int) -> None:
+        on_its_way[fragment] = max(
+            abs(sum(rate[j] for rate in rates[fragment])) / len(rates[fragment]) for j in groups
+        )
         for j in inside[fragment]:
             x_bar = mean([x[i][j] for i in ranks])  # line 6, x_{t,τ}: the one ALLREDUCE
             if now <= config.warmup_steps:
@@ -198,7 +204,9 @@ def slowmo(
                 anchor[j] = x_bar
             else:
                 gamma = sum(rate[j] for rate in rates[fragment]) / len(rates[fragment])
-                anchor[j], u[j] = outer_step(anchor[j], x_bar, u[j], gamma, config)
+                anchor[j], u[j] = outer_step(
+                    anchor[j], x_bar, u[j], gamma, config, windows[fragment]
+                )
             for i in ranks:
                 ended_at[i][j] = x[i][j]
             # Line 2. A reset is for the window that begins, and none does between the warm-up's
@@ -216,6 +224,7 @@ def slowmo(
         for i, j in itertools.product(ranks, inside[fragment]):
             x[i][j] = anchor[j] + (x[i][j] - ended_at[i][j])
         lands[fragment] = 0
+        agreed[fragment] = on_its_way[fragment]
 
     for now in range(1, steps + 1):
         lrs = lr(now - 1)
@@ -236,10 +245,12 @@ def slowmo(
         for fragment in fragments:
             if warming_up or left[fragment] == 0:
                 average(fragment, now)
-                left[fragment] = left[fragment] or tau
                 lands[fragment] = now + d
                 if warming_up or d == 0:
                     land(fragment)
+                if now >= config.warmup_steps:  # a window begins
+                    tau[fragment] = sync_period(config, now, agreed[fragment])
+                    left[fragment] = first_left(tau)[fragment] if warming_up else tau[fragment]
         if now in flush_after and not warming_up:
             for fragment in fragments:
                 if lands[fragment]:
@@ -249,12 +260,41 @@ def slowmo(
                     if rates[fragment]:
                         average(fragment, now)
                         land(fragment)
-                left = list(first_left)
+                        tau[fragment] = sync_period(config, now, agreed[fragment])
+                left = first_left(tau)
         yield copy.deepcopy(State(now, windows, x, anchor, u))
 
 
+def first_left(tau: Sequence[int]) -> list[int]:
+    """Steps until each fragment's first window ends, one after the other."""
+    return [(fragment + 1) * steps // len(tau) for fragment, steps in enumerate(tau)]
+
+
+def sync_period(config: SlowMoConfig, steps: int, gamma: float) -> int:
+    """τ of a window that begins after so many local steps.
+
+    A number, a function of the steps, or the quadratic synchronization rule: X. Gu, K. Lyu,
+    S. Arora, J. Zhang, L. Huang, ICLR 2024, arXiv 2310.14423, section 3, with the last window cut
+    off where the training ends.
+
+    Args:
+        config: τ and d.
+        steps: local steps taken.
+        gamma: the mean learning rate of the last window whose average has landed, 0 at first.
+    """
+    tau = config.sync_period
+    if not isinstance(tau, QSR):
+        return tau(steps) if callable(tau) else tau
+    period = float(tau.base)
+    if gamma > 0:
+        period = max(period, (tau.coefficient / gamma) ** tau.power)
+    if tau.total_steps is not None and steps < tau.total_steps:
+        period = min(period, tau.total_steps - steps)
+    return max(int(period), config.overlap_steps + 1)
+
+
 def outer_step(
-    x0: Array, x_bar: Array, u: Array, gamma: float, config: SlowMoConfig
+    x0: Array, x_bar: Array, u: Array, gamma: float, config: SlowMoConfig, window: int
 ) -> tuple[Array, Array]:
     """Lines 7 and 8: x_{t+1,0} and u_{t+1} of one group.
 
@@ -268,8 +308,11 @@ def outer_step(
         u: u_t.
         gamma: γ_t.
         config: α, β and the form of the step.
+        window: t, of which α and β may be functions.
     """
-    alpha, beta = config.slow_lr, config.slow_momentum
+    alpha = config.slow_lr(window) if callable(config.slow_lr) else config.slow_lr
+    slow_momentum = config.slow_momentum
+    beta = slow_momentum(window) if callable(slow_momentum) else slow_momentum
     if gamma == 0:
         return x0 - alpha * (x0 - x_bar), u
     g = (x0 - x_bar) / gamma

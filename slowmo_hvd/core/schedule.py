@@ -1,5 +1,7 @@
 """When to synchronise what: after steps τ, 2τ, 3τ, exactly, and after every step of the warm-up.
 
+Where τ is a function, each window has a τ of its own, which is computed where the window begins.
+
 With fragments each of them has windows of its own, of τ steps too, which begin at different steps.
 With an overlap a window's average is launched where the window ends, and lands some steps later.
 
@@ -9,7 +11,7 @@ this is what lets a rank enter a collective without asking the others first.
 
 import dataclasses
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from slowmo_hvd.core.config import SlowMoConfig
@@ -50,15 +52,20 @@ class Schedule:
         windows: t of each fragment, the outer step under way.
         positions: k of each fragment, the local steps attempted in its window, 0 <= k <= τ. In the
             first one it begins higher, so that the fragments' windows end one after the other.
+        periods: τ of each fragment's window.
+        gammas: γ, as `SlowMoConfig.period` has it, of the last average of each fragment that has
+            landed; 0 before.
         landings: the step after which each fragment's average lands; 0 where none is under way.
     """
 
     def __init__(self, config: SlowMoConfig) -> None:
-        self._period = config.sync_period
+        self._config = config
         self._warmup_steps = config.warmup_steps
         self._overlap = config.overlap_steps
         self.step = 0
         self.windows = [0] * config.fragments
+        self.gammas = [0.0] * config.fragments
+        self.periods = [config.period(config.warmup_steps, 0.0)] * config.fragments
         self.positions = [self.first_position(f) for f in range(config.fragments)]
         self.landings = [0] * config.fragments
 
@@ -69,7 +76,8 @@ class Schedule:
 
     def first_position(self, fragment: int) -> int:
         """Where its first window begins: number f of F ends that after (f + 1) τ / F steps."""
-        return self._period - (fragment + 1) * self._period // len(self.windows)
+        period = self.periods[fragment]
+        return period - (fragment + 1) * period // len(self.windows)
 
     def tick(self) -> Due | None:
         """Count one local step; return what is now due, if something is."""
@@ -81,14 +89,11 @@ class Schedule:
 
     def due(self) -> Due:
         """What follows the step that was counted last."""
-        pairs = zip(self.positions, self.landings, strict=True)
-        counters = [(f, position, landing) for f, (position, landing) in enumerate(pairs)]
         kind = Sync.WARMUP if self.is_warmup(self.step) else Sync.WINDOW
-        return Due(
-            kind,
-            tuple(f for f, position, _ in counters if self.ends(self.step, position)),
-            tuple(f for f, _, landing in counters if self.lands(self.step, landing)),
-        )
+        places = zip(self.fragments, self.positions, self.periods, strict=True)
+        ending = (f for f, position, tau in places if self.ends(self.step, position, tau))
+        landing = (f for f, at in enumerate(self.landings) if self.lands(self.step, at))
+        return Due(kind, tuple(ending), tuple(landing))
 
     # The next three take tensors as well as ints: a graph keeps its counters in variables.
 
@@ -96,10 +101,10 @@ class Schedule:
         """Whether the ``step``-th step, counted from 1, belongs to the warm-up."""
         return step <= self._warmup_steps
 
-    def ends(self, step: Any, position: Any) -> Any:
-        """Whether a window ends with the ``step``-th step, the ``position``-th in it."""
+    def ends(self, step: Any, position: Any, period: Any) -> Any:
+        """Whether a window of τ steps ends with the ``step``-th, the ``position``-th in it."""
         # Not `==`: a sync that failed (a lost worker) is due again after the next step.
-        return self.is_warmup(step) | (position >= self._period)
+        return self.is_warmup(step) | (position >= period)
 
     def lands(self, step: Any, landing: Any) -> Any:
         """Whether what is to land after the step ``landing`` does so after the ``step``-th."""
@@ -110,25 +115,43 @@ class Schedule:
         """Whether the next step belongs to the warm-up, so that no window is open yet."""
         return self.step < self._warmup_steps
 
-    def end(self, kind: Sync, fragments: Iterable[int]) -> None:
-        """Count what a sync of these fragments ended: their windows, or nothing in the warm-up."""
-        if kind is Sync.WARMUP:
-            return
+    def next_period(self, fragment: int) -> int:
+        """τ of the window that begins now, by γ of the last average that has landed."""
+        return self._config.period(self.step, self.gammas[fragment])
+
+    def end(
+        self, kind: Sync, fragments: Iterable[int], periods: Mapping[int, int] | None = None
+    ) -> None:
+        """Count what a sync of these fragments ended: their windows, or a step of the warm-up.
+
+        Args:
+            kind: why there was one.
+            fragments: whose averages have come.
+            periods: τ of the windows that begin; as before if None.
+        """
         for fragment in fragments:
-            self.windows[fragment] += 1
-            self.positions[fragment] = 0
-        if kind is Sync.FLUSH:
+            if kind is not Sync.WARMUP:
+                self.windows[fragment] += 1
+                self.positions[fragment] = 0
+            self.periods[fragment] = (periods or {}).get(fragment, self.periods[fragment])
+        if kind is not Sync.WINDOW:
             self.positions = [self.first_position(fragment) for fragment in self.fragments]
 
-    def launch(self, fragment: int) -> None:
-        """Count that its window has ended, and when its average lands."""
-        self.end(Sync.WINDOW, [fragment])
+    def launch(self, fragment: int, periods: Mapping[int, int] | None = None) -> None:
+        """Count that its window has ended, and when its average lands; ``periods`` as in `end`."""
+        self.end(Sync.WINDOW, [fragment], periods)
         self.landings[fragment] = self.step + self._overlap
 
-    def reopen(self, fragment: int) -> None:
-        """Take `launch` back, since it failed: due again after the next step."""
+    def reopen(self, fragment: int, period: int) -> None:
+        """Take `launch` back, since it failed: due again after the next step.
+
+        Args:
+            fragment: whose.
+            period: τ of the window that ended.
+        """
         self.windows[fragment] -= 1
-        self.positions[fragment] += self._period
+        self.positions[fragment] += period
+        self.periods[fragment] = period
         self.landings[fragment] = 0
 
     def land(self, fragment: int) -> None:

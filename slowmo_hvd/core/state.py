@@ -1,10 +1,11 @@
 """The slow state as it is saved: builtins and tensors only, checked wholly before it is used.
 
-    {"version": 3,
+    {"version": 4,
      "config":   {"sync_period": 12, ...},            SlowMoConfig.arithmetic()
      "step":     int,                                 the Schedule's counters, of the steps and
      "window":   [int], "position": [int],                of each fragment
      "landing":  [int],
+     "period":   [int], "gamma": [float],             τ of each window, and what a `qsr` goes by
      "lr_total": [[float]], "lr_steps": [[int]],      one MeanLearningRate per parameter group, of
                                                       each fragment
      "frozen":   [int],                               positions of parameters not trained, so
@@ -16,9 +17,10 @@
                   "params":    [[3, 4], ...],         the parameters' shapes
                   "layout":    "..."}}                the form of its state, `form_text`
 
-Version 2 was of one fragment, with numbers in place of lists of one, and without "landing" and
-"launched"; version 1 was also without "frozen", and had an anchor for each parameter. `check_state`
-takes both, and `migrated` makes one of this version of them.
+Version 3 was without "period" and "gamma", since τ was a number. Version 2 was of one fragment,
+with numbers in place of lists of one, and without "landing" and "launched"; version 1 was also
+without "frozen", and had an anchor for each parameter. `check_state` takes all, and `migrated`
+makes one of this version of them.
 
 The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
 tells it of their values.
@@ -33,8 +35,8 @@ from slowmo_hvd.core.form import Describe, form_text, text_difference
 from slowmo_hvd.core.plan import share_out
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, in_flight
 
-STATE_VERSION = 3
-_OF_FRAGMENTS = ("window", "position", "landing")
+STATE_VERSION = 4
+OF_FRAGMENTS = ("window", "position", "landing", "period")
 _KEYS_1 = {
     "version",
     "config",
@@ -48,7 +50,8 @@ _KEYS_1 = {
     "inner",
 }
 _KEYS_2 = _KEYS_1 | {"frozen"}
-_KEYS = {1: _KEYS_1, 2: _KEYS_2, STATE_VERSION: _KEYS_2 | {"landing", "launched"}}
+_KEYS_3 = _KEYS_2 | {"landing", "launched"}
+_KEYS = {1: _KEYS_1, 2: _KEYS_2, 3: _KEYS_3, STATE_VERSION: _KEYS_3 | {"period", "gamma"}}
 _CONFIG_BEFORE_3 = {"overlap_steps": 0, "fragments": 1}  # which had no such settings
 # The ranks compare their counters in float64, which holds every whole number below this.
 _COUNTS_END = 2**53
@@ -72,6 +75,8 @@ def pack_state(
         "window": list(schedule.windows),
         "position": list(schedule.positions),
         "landing": list(schedule.landings),
+        "period": list(schedule.periods),
+        "gamma": list(schedule.gammas),
         "lr_total": [[float(rate.total) for rate in of_fragment] for of_fragment in rates],
         "lr_steps": [[rate.steps for rate in of_fragment] for of_fragment in rates],
         "frozen": list(frozen),
@@ -84,17 +89,32 @@ def pack_state(
 
 def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state of an earlier version, with all its keys, as one of this version; no copy."""
-    if state["version"] == STATE_VERSION:
-        return dict(state)
-    return {
-        "frozen": [],
-        **state,
-        "version": STATE_VERSION,
-        "config": with_settings_since(state["config"]),
-        "landing": [0],
-        "launched": {},
-        **{name: [state[name]] for name in ("window", "position", "lr_total", "lr_steps")},
-    }
+    if state["version"] < 3:
+        lists = ("window", "position", "lr_total", "lr_steps")
+        state = {
+            "frozen": [],
+            **state,
+            "config": with_settings_since(state["config"]),
+            "landing": [0],
+            "launched": {},
+            **{name: [state[name]] for name in lists},
+        }
+    if state["version"] < 4:
+        windows = state["window"]
+        fragments = len(windows) if isinstance(windows, list) else 1
+        state = {**state, **periods_of(state["config"], fragments)}
+    return {**state, "version": STATE_VERSION}
+
+
+def periods_of(config: Any, fragments: int) -> dict[str, list[Any]]:
+    """The entries of version 4 that a state of an earlier one has not: τ was a number.
+
+    Args:
+        config: of that state; if it is none, that is found later.
+        fragments: how many it was of.
+    """
+    period = config.get("sync_period") if isinstance(config, Mapping) else None
+    return {"period": [period] * fragments, "gamma": [0.0] * fragments}
 
 
 def with_settings_since(config: Any) -> Any:
@@ -154,7 +174,7 @@ def check_state(
         "it has a momentum but no anchor to apply it to",
     )
     _require(
-        bool(state["momentum"]) == (bool(state["anchor"]) and config.slow_momentum > 0),
+        bool(state["momentum"]) == (bool(state["anchor"]) and config.has_momentum),
         "its momentum is missing" if not state["momentum"] else "it has a momentum, though β = 0",
     )
     _require(
@@ -187,6 +207,8 @@ def unpack_counters(state: Mapping[str, Any], schedule: Schedule) -> list[list[M
     schedule.windows = list(state["window"])
     schedule.positions = list(state["position"])
     schedule.landings = list(state["landing"])
+    schedule.periods = list(state["period"])
+    schedule.gammas = list(state["gamma"])
     return [
         [MeanLearningRate(total, steps) for total, steps in zip(*of_fragment, strict=True)]
         for of_fragment in zip(state["lr_total"], state["lr_steps"], strict=True)
@@ -223,13 +245,24 @@ def _check_config(saved: Any, config: SlowMoConfig) -> None:
 def _check_counters(state: Mapping[str, Any], config: SlowMoConfig) -> None:
     _require_count("step", state["step"])
     step = state["step"]
-    for name in _OF_FRAGMENTS:
+    for name in (*OF_FRAGMENTS, "gamma"):
         _check_list(name, state[name], config.fragments, "fragments")
-    for fragment, first in enumerate(Schedule(config).positions):
-        window, position, landing = (state[name][fragment] for name in _OF_FRAGMENTS)
+    for fragment in range(config.fragments):
+        window, position, landing, period = (state[name][fragment] for name in OF_FRAGMENTS)
         of = f" of fragment {fragment}" if config.fragments > 1 else ""
-        for name, value in zip(_OF_FRAGMENTS, (window, position, landing), strict=True):
+        for name, value in zip(OF_FRAGMENTS, (window, position, landing, period), strict=True):
             _require_count(name + of, value)
+        gamma = state["gamma"][fragment]
+        _require(
+            isinstance(gamma, float) and math.isfinite(gamma) and gamma >= 0,
+            f"gamma{of} is {gamma!r}, not a finite float >= 0",
+        )
+        tau, least = config.sync_period, config.overlap_steps + 1
+        _require(
+            period == tau if isinstance(tau, int) else period >= least,
+            f"period{of} is {period}, which this sync_period cannot have given",
+        )
+        first = period - (fragment + 1) * period // config.fragments  # where a first window begins
         _require(window <= step, f"window{of} is {window} after {step} steps")
         _require(position <= step + first, f"position{of} is {position} after {step} steps")
         _require(

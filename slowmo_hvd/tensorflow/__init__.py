@@ -17,6 +17,7 @@ require_horovod("tensorflow")
 
 from horovod.tensorflow import *
 
+from slowmo_hvd import schedules as schedules
 from slowmo_hvd.core.records import SyncRecord as SyncRecord
 from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync

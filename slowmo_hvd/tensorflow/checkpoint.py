@@ -17,10 +17,12 @@ import tensorflow as tf
 from slowmo_hvd.core.form import array_form
 from slowmo_hvd.core.schedule import in_flight
 from slowmo_hvd.core.state import (
+    OF_FRAGMENTS,
     STATE_VERSION,
     check_state,
     check_version,
     pack_inner,
+    periods_of,
     refusal,
     with_settings_since,
 )
@@ -101,12 +103,21 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
 
 
 def _migrated(arrays: dict[str, _Array], version: int) -> dict[str, _Array]:
-    """The entries of an earlier version as those of this one: it was of one fragment."""
-    if version == STATE_VERSION:
-        return arrays
-    of_fragments = ("window", "position", "lr_total", "lr_steps")
-    lists = {name: arrays[name][np.newaxis] for name in of_fragments if name in arrays}
-    return {**arrays, **lists, "landing": np.zeros(1, np.int64)}
+    """The entries of an earlier version as those of this one."""
+    if version < 3:  # of one fragment
+        of_fragments = ("window", "position", "lr_total", "lr_steps")
+        lists = {name: arrays[name][np.newaxis] for name in of_fragments if name in arrays}
+        arrays = {**arrays, **lists, "landing": np.zeros(1, np.int64)}
+    if version < 4 and "config" in arrays and "window" in arrays:
+        fragments = arrays["window"].size
+        since = periods_of(_from_bytes("config", arrays["config"]), fragments)
+        period = since["period"][0] if isinstance(since["period"][0], int) else 0
+        arrays = {
+            **arrays,
+            "period": np.full(fragments, period, np.int64),
+            "gamma": np.array(since["gamma"]),
+        }
+    return arrays
 
 
 def _in_flight(landings: _Array | None, overlap_steps: int) -> list[int]:
@@ -129,7 +140,7 @@ def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
         "frozen": [],
         "config": _from_bytes("config", arrays["config"]),
         "step": int(arrays["step"]),
-        **{name: arrays[name].tolist() for name in ("window", "position", "landing")},
+        **{name: arrays[name].tolist() for name in (*OF_FRAGMENTS, "gamma")},
         "lr_total": totals,
         "lr_steps": [
             [steps] * len(of_one)

@@ -46,6 +46,8 @@ class Counters:
         self._window = counter("window", (fragments,))
         self._position = counter("position", (fragments,), first=fresh.positions)
         self.landing = counter("landing", (fragments,))
+        self._period = counter("period", (fragments,), first=fresh.periods)
+        self._gamma = counter("gamma", (fragments,), "float64")
         #: The step after which the model's moving statistics were averaged.
         self.statistics_at = counter("statistics_at")
         # γ of each fragment's window so far: its mean over the window's steps, a sum and a count.
@@ -59,6 +61,8 @@ class Counters:
             "window": self._window,
             "position": self._position,
             "landing": self.landing,
+            "period": self._period,
+            "gamma": self._gamma,
             "statistics_at": self.statistics_at,
             "lr_total": self._lr_total,
             "lr_steps": self._lr_steps,
@@ -69,7 +73,9 @@ class Counters:
         """As if no step had been taken. Eager."""
         for variable in self.named().values():
             variable.assign(tf.zeros_like(variable))
-        self._position.assign(Schedule(self._config).positions)
+        fresh = Schedule(self._config)
+        self._position.assign(fresh.positions)
+        self._period.assign(fresh.periods)
 
     def if_a_step(self, then: Callable[[], None]) -> None:
         """Count a gradient, and go on where enough have added up for a step."""
@@ -96,8 +102,9 @@ class Counters:
         counted = tf.where(counts, learning_rates, tf.zeros_like(learning_rates))
         self._lr_total.assign_add(tf.broadcast_to(counted, self._lr_total.shape))
         self._lr_steps.assign_add(one * ones)
-        due = schedule.ends(self.step, self._position) | schedule.lands(self.step, self.landing)
-        return counts & tf.reduce_any(due)
+        ending = schedule.ends(self.step, self._position, self._period)
+        landing = schedule.lands(self.step, self.landing)
+        return counts & tf.reduce_any(ending | landing)
 
     def take(self, schedule: Schedule) -> list[list[MeanLearningRate]]:
         """Have the schedule be where these are; return the learning rates. Eager."""
@@ -105,6 +112,8 @@ class Counters:
         schedule.windows = self._window.numpy().tolist()
         schedule.positions = self._position.numpy().tolist()
         schedule.landings = self.landing.numpy().tolist()
+        schedule.periods = self._period.numpy().tolist()
+        schedule.gammas = self._gamma.numpy().tolist()
         counted = zip(self._lr_total.numpy().tolist(), self._lr_steps.numpy().tolist(), strict=True)
         return [[MeanLearningRate(total, steps) for total in totals] for totals, steps in counted]
 
@@ -113,5 +122,7 @@ class Counters:
         self._window.assign(schedule.windows)
         self._position.assign(schedule.positions)
         self.landing.assign(schedule.landings)
+        self._period.assign(schedule.periods)
+        self._gamma.assign(schedule.gammas)
         self._lr_total.assign([[rate.total for rate in of_one] for of_one in rates])
         self._lr_steps.assign([of_one[0].steps for of_one in rates])

@@ -11,6 +11,7 @@ import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
 
+from slowmo_hvd.core import schedules
 from slowmo_hvd.core.arguments import (
     check_backward_passes,
     check_compression,
@@ -20,7 +21,7 @@ from slowmo_hvd.core.arguments import (
     refuse_late,
 )
 from slowmo_hvd.core.checks import check_flag
-from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow import checkpoint
 from slowmo_hvd.tensorflow.arguments import (
@@ -43,6 +44,7 @@ from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER, change, holder, i
 from slowmo_hvd.tensorflow.training import Training
 
 _logger = logging.getLogger("slowmo_hvd")
+_OF_WINDOWS = ("sync_period", "slow_lr", "slow_momentum")  # which may be functions
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 # AutoGraph rewrites what a tf.function of the user's calls, and would rewrite this package too.
 _as_written: Callable[[_Method], _Method] = tf.autograph.experimental.do_not_convert
@@ -89,9 +91,12 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         groups: only None, likewise.
         process_set: the ranks that train together. On other ranks the optimizer stays local.
         scale_local_gradients: only True; SlowMo sends no gradients.
-        sync_period: τ, local steps between two averages, >= 1.
-        slow_lr: α, the slow learning rate, > 0.
-        slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD.
+        sync_period: τ, local steps between two averages, >= 1. Or a callable: called with the local
+            steps taken when a window begins, it returns that window's τ; or ``hvd.schedules.qsr``.
+            It must give the same on every rank: that is compared at each window's start.
+        slow_lr: α, the slow learning rate, > 0. Or a callable of t, the number of windows that have
+            ended before the one that ends, likewise.
+        slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD. Or a callable of t.
         nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
         buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
             begins; "auto" resets for SGD and maintains for Adam and all others.
@@ -133,9 +138,9 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         process_set: Any = hvd.global_process_set,
         scale_local_gradients: bool = True,
         *,
-        sync_period: int = 12,
-        slow_lr: float = 1.0,
-        slow_momentum: float = 0.5,
+        sync_period: SyncPeriod = 12,
+        slow_lr: OfWindow = 1.0,
+        slow_momentum: OfWindow = 0.5,
         nesterov: bool = False,
         buffers: str = "auto",
         warmup_steps: int = 0,
@@ -532,6 +537,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             "weights": self._positions(),
             "process_set": None if self.process_set is hvd.global_process_set else list(ranks),
             **self._training.config.asdict(),
+            **{name: _to_config(getattr(self._training.config, name)) for name in _OF_WINDOWS},
         }
 
     @classmethod
@@ -543,6 +549,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         Raises:
             ValueError: its compression is a class of the user's, or its process set is not
                 known to Horovod here.
+            TypeError: a schedule of the user's own is not known to Keras here.
         """
         config = dict(config)
         inner = keras.saving.deserialize_keras_object(
@@ -550,10 +557,24 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         )
         config["compression"] = compression_by_name(config["compression"])
         config["process_set"] = process_set_by_ranks(config["process_set"])
+        config |= {name: _from_config(config[name], custom_objects) for name in _OF_WINDOWS}
         saved_weights = config.pop("weights", None)
         optimizer = cls(inner, **config)
         optimizer._saved_weights = saved_weights
         return optimizer
+
+
+def _to_config(setting: Any) -> Any:
+    """A schedule as Keras saves it: one of ours as builtins, a function by its registered name."""
+    ours = schedules.to_config(setting)
+    return keras.saving.serialize_keras_object(ours) if callable(ours) else ours
+
+
+def _from_config(setting: Any, custom_objects: dict[str, Any] | None) -> Any:
+    found = schedules.from_config(setting)
+    if not isinstance(found, dict):
+        return found
+    return keras.saving.deserialize_keras_object(found, custom_objects=custom_objects)
 
 
 def PartialDistributedOptimizer(  # noqa: N802

@@ -111,7 +111,7 @@ class Training:
         self._slow = model(
             [variables for _, variables in groups],
             add_variable,
-            with_momentum=self.config.slow_momentum > 0,
+            with_momentum=self.config.has_momentum,
             bucket_bytes=self.config.bucket_bytes,
             fragments=self.config.fragments,
         )

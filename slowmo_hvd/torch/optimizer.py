@@ -20,7 +20,7 @@ from slowmo_hvd.core.arguments import (
     refuse_late,
 )
 from slowmo_hvd.core.checks import check_flag
-from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.state import refusal
 from slowmo_hvd.torch import gradients
@@ -76,9 +76,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
         sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones, unless
             it is SparseAdam, which takes no others.
         process_set: the ranks that train together. On other ranks the optimizer stays local.
-        sync_period: τ, local steps between two averages, >= 1.
-        slow_lr: α, the slow learning rate, > 0.
-        slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD.
+        sync_period: τ, local steps between two averages, >= 1. Or a callable: called with the local
+            steps taken when a window begins, it returns that window's τ; or ``hvd.schedules.qsr``.
+            It must give the same on every rank: that is compared at each window's start.
+        slow_lr: α, the slow learning rate, > 0. Or a callable of t, the number of windows that have
+            ended before the one that ends, likewise.
+        slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD. Or a callable of t.
         nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
         buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
             begins; "auto" resets for SGD and maintains for Adam and all others. A reset takes
@@ -119,9 +122,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         sparse_as_dense: bool = False,
         process_set: Any = hvd.global_process_set,
         *,
-        sync_period: int = 12,
-        slow_lr: float = 1.0,
-        slow_momentum: float = 0.5,
+        sync_period: SyncPeriod = 12,
+        slow_lr: OfWindow = 1.0,
+        slow_momentum: OfWindow = 0.5,
         nesterov: bool = False,
         buffers: str = "auto",
         warmup_steps: int = 0,

@@ -304,7 +304,7 @@ class Training:
         return SlowModel(
             groups,
             held,
-            with_momentum=momentum and config.slow_momentum > 0,
+            with_momentum=momentum and config.has_momentum,
             bucket_bytes=config.bucket_bytes,
             fragments=fragments,
         )

@@ -13,8 +13,24 @@ from problem import SCHEDULES, STEPS, X0, assert_close, gradient
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.records import SyncRecord
 from slowmo_hvd.core.reference import SGD, slowmo
+from slowmo_hvd.core.schedules import describe, qsr
 
 FLUSH_AFTER = (2, 7, 8)
+
+
+def growing(step: int) -> int:
+    return 3 + step // 4
+
+
+def warming_up(window: int) -> float:
+    return min(0.3 * window, 0.6)
+
+
+def shrinking(window: int) -> float:
+    return 1 / (1 + window)
+
+
+RULE = qsr(3, 0.7, total_steps=STEPS)  # τ from 3 to 9 and more at these learning rates
 
 
 def trained(
@@ -50,13 +66,17 @@ def trained(
         {"fragments": 2},
         {"fragments": 2, "overlap_steps": 1, "warmup_steps": 1},
         {"fragments": 2, "overlap_steps": 2, "nesterov": True},  # two are under way at once
+        {"sync_period": growing, "slow_momentum": warming_up, "slow_lr": shrinking},
+        {"sync_period": growing, "fragments": 2, "overlap_steps": 2, "slow_momentum": warming_up},
+        {"sync_period": RULE, "warmup_steps": 1},
+        {"sync_period": RULE, "fragments": 2, "overlap_steps": 1},
     ],
-    ids=str,
+    ids=lambda settings: ", ".join(f"{name}={describe(s)}" for name, s in settings.items()),
 )
 def test_it_gives_the_references_numbers_whatever_the_size_of_a_bucket(
     settings: dict[str, Any], schedule: str, bucket: int
 ) -> None:
-    config, workers = SlowMoConfig(sync_period=3, **settings), 3
+    config, workers = SlowMoConfig(**{"sync_period": 3, **settings}), 3
     ours = trained(config, schedule, workers, bucket)
     lr = SCHEDULES[schedule]
     states = slowmo(
@@ -75,7 +95,7 @@ def test_it_gives_the_references_numbers_whatever_the_size_of_a_bucket(
             x, anchor, momentum = ours[rank][step]
             assert_close(x, state.x[rank], 1e-12)
             assert_close(anchor, state.anchor, 1e-12)
-            if config.slow_momentum > 0:
+            if config.has_momentum:
                 assert_close(momentum, state.momentum, 1e-11)
 
 
@@ -140,6 +160,62 @@ def test_one_lost_between_the_buckets_tears_it_until_it_begins_afresh(lost_in: s
         ]
         * 2
     )
+
+
+def test_the_records_tell_what_each_window_had() -> None:
+    ring, seen = Ring(1), []
+    settings = {"sync_period": growing, "slow_momentum": warming_up, "slow_lr": shrinking}
+    worker = Worker(SlowMoConfig(**settings, warmup_steps=1), ring, 0, [np.zeros(6)], 2)
+    worker.engine.hooks[0] = seen.append
+    for _ in range(8):
+        step(worker)
+    told = [(r.step, r.sync_period, r.slow_lr, r.slow_momentum) for r in seen]
+    assert told == [(1, 3, 1.0, 0.0), (4, 3, 1.0, 0.0), (8, 4, 0.5, 0.3)]
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_functions_that_differ_between_the_ranks_are_found_where_the_window_begins(
+    overlap: int,
+) -> None:
+    def work(rank: int) -> str:
+        def period(steps: int) -> int:
+            return 2 + rank * (steps > 0)
+
+        config = SlowMoConfig(sync_period=period, slow_lr=0.5, overlap_steps=overlap)
+        worker = Worker(config, ring, rank, [np.zeros(6)], 2)
+        for _ in range(1 + overlap):
+            step(worker)
+        with pytest.raises(RuntimeError) as raised:
+            step(worker)
+        assert not worker.slow.anchor.any()
+        worker.engine.check()
+        return str(raised.value)
+
+    ring = Ring(2)
+    assert together(2, work) == 2 * [
+        "the ranks differ in sync_period, slow_lr or slow_momentum in the sync after step 2: "
+        "sync_period=2, slow_lr=0.5, slow_momentum=0.5 on rank 0, "
+        "sync_period=3, slow_lr=0.5, slow_momentum=0.5 on rank 1; "
+        "a callable must give the same on every rank"
+    ]
+
+
+def test_a_function_that_fails_on_one_rank_is_one_error_on_all() -> None:
+    def work(rank: int) -> str:
+        def momentum(window: int) -> float:
+            return [0.5, 1.5][rank]
+
+        worker = Worker(SlowMoConfig(sync_period=1, slow_momentum=momentum), ring, rank, x0, 2)
+        with pytest.raises(RuntimeError) as raised:
+            step(worker)
+        assert (raised.value.__cause__ is not None) == (rank == 1)
+        return str(raised.value)
+
+    ring, x0 = Ring(2), [np.zeros(6)]
+    assert together(2, work) == 2 * [
+        "sync_period, slow_lr or slow_momentum failed on rank 1 in the sync after step 1: "
+        "ValueError: slow_momentum(0) must be a number with 0 <= slow_momentum(0) < 1, got 1.5"
+    ]
 
 
 def test_ranks_in_different_syncs_learn_of_it_and_nothing_has_changed() -> None:

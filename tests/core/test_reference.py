@@ -10,6 +10,7 @@ from problem import SCHEDULES, STEPS, X0, Array, assert_close, gradient, mean_gr
 
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.reference import SGD, Adam, State, slowmo
+from slowmo_hvd.core.schedules import qsr
 
 WORKERS = (1, 2, 3, 4)
 EVERY_STEP = 1e-12
@@ -129,6 +130,31 @@ def test_a_flush_ends_the_window_early_and_the_next_has_all_its_steps() -> None:
     states = by_hand(config, 3, flush_after=[1])
     assert [float(state.momentum[0]) for state in states] == [2, 2, 5]
     assert [float(state.anchor[0]) for state in states] == [9, 9, 6.5]
+
+
+def test_periods_that_are_a_function_by_hand() -> None:
+    # Windows begin after 0, 1 and 3 steps, and have 1, 2 and 4; with constant gradients x falls.
+    config = SlowMoConfig(sync_period=lambda step: 1 + step, slow_momentum=0)
+    assert [state.windows[0] for state in by_hand(config, 7)] == [1, 1, 2, 2, 2, 2, 3]
+
+
+def test_slow_settings_that_are_functions_by_hand() -> None:
+    # d̄ / γ is 4 in each window of two steps: u = 4, then 0.5 · 4 + 4 = 6, and x falls by γ u, at
+    # first halved.
+    config = SlowMoConfig(
+        sync_period=2,
+        slow_momentum=lambda window: 0.5 * (window > 0),
+        slow_lr=lambda window: [0.5, 1.0][window],
+    )
+    states = by_hand(config, 4)
+    assert [float(state.momentum[0]) for state in states] == [0, 4, 4, 6]
+    assert [float(state.anchor[0]) for state in states] == [10, 9, 9, 6]
+
+
+def test_the_quadratic_rule_by_hand() -> None:
+    # At γ = 0.5 and c = 1 a window has 4 steps after the first; the last ends with step 7.
+    config = SlowMoConfig(sync_period=qsr(2, 1.0, total_steps=7))
+    assert [state.windows[0] for state in by_hand(config, 7)] == [0, 1, 1, 1, 1, 2, 3]
 
 
 def test_a_flush_where_a_window_has_just_ended_does_nothing() -> None:

@@ -100,6 +100,20 @@ def test_a_warm_up_sync_that_failed_at_the_end_leaves_a_whole_first_window() -> 
     assert schedule.tick() == WINDOW
 
 
+def test_each_window_has_the_period_that_was_given_where_it_began() -> None:
+    schedule = Schedule(SlowMoConfig(sync_period=lambda step: 2 + step, warmup_steps=1))
+    seen = {}
+    for _ in range(20):
+        due = schedule.tick()
+        if due is not None:
+            seen[schedule.step] = due.kind
+            periods = {0: schedule.next_period(0)} if not schedule.warming_up else {}
+            schedule.end(due.kind, due.ending, periods)
+    # The warm-up ends after step 1, so windows of 3, 2 + 4 and 2 + 10 steps follow.
+    assert seen == {1: Sync.WARMUP, 4: Sync.WINDOW, 10: Sync.WINDOW}
+    assert schedule.periods == [12]
+
+
 def ends(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
     """After which step the window of which fragment ends."""
     seen = []
@@ -154,7 +168,7 @@ def test_a_launch_that_failed_is_due_again_with_its_steps() -> None:
     schedule.tick()
     schedule.launch(0)
     assert schedule.tick() == Due(Sync.WINDOW, ending=(), landing=(0,))
-    schedule.reopen(0)
+    schedule.reopen(0, 3)
     assert (schedule.windows, schedule.positions, schedule.landings) == ([0], [4], [0])
     assert schedule.tick() == WINDOW
 

@@ -12,6 +12,7 @@ import pytest
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.form import array_form
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
+from slowmo_hvd.core.schedules import qsr
 from slowmo_hvd.core.state import (
     STATE_VERSION,
     check_state,
@@ -122,9 +123,49 @@ def test_a_state_of_frozen_parameters_only_is_good() -> None:
     check(pack_state(CONFIG, schedule, rates, {}, {}, INNER, [0, 1, 2]))
 
 
+def of_version_3(saved: dict[str, Any]) -> dict[str, Any]:
+    """The state as version 3 had it: τ was a number."""
+    old = {key: value for key, value in saved.items() if key not in ("period", "gamma")}
+    return old | {"version": 3}
+
+
+def test_a_state_of_version_3_is_good_and_says_the_same() -> None:
+    old, expected = of_version_3(in_flight()), in_flight()
+    check(old, OVERLAP)
+    new = migrated(old)
+    assert {name: str(value) for name, value in new.items()} == {
+        name: str(value) for name, value in expected.items()
+    }
+    assert "its keys are" in complaint(old | {"gamma": [0.0, 0.0]}, OVERLAP)
+
+
+GROWING = SlowMoConfig(sync_period=qsr(4, 0.2), overlap_steps=3)
+
+
+def test_the_periods_of_a_schedule_are_saved_and_come_back() -> None:
+    rates = [[MeanLearningRate(1.5, 15)] * 2]
+    schedule = schedule_of(
+        GROWING, step=19, windows=[1], positions=[15], periods=[16], gammas=[0.05]
+    )
+    saved = pack_state(GROWING, schedule, rates, tensors(), tensors(), INNER, FROZEN)
+    check(saved, GROWING)
+    again = Schedule(GROWING)
+    unpack_counters(saved, again)
+    assert (again.periods, again.gammas) == ([16], [0.05])
+    assert "period is 3, which this sync_period" in complaint(saved | {"period": [3]}, GROWING)
+    assert "gamma is nan, not a finite float" in complaint(saved | {"gamma": [np.nan]}, GROWING)
+    other = SlowMoConfig(sync_period=qsr(4, 0.3), overlap_steps=3)
+    assert "saved with sync_period='QSR(base=4, coefficient=0.2" in complaint(saved, other)
+
+
+def test_a_period_that_is_a_number_cannot_be_another_one() -> None:
+    assert "period is 5, which this sync_period cannot" in complaint(state(period=[5]))
+
+
 def of_version_2(saved: dict[str, Any]) -> dict[str, Any]:
     """The state as version 2 had it: numbers where there is a list now, of one fragment."""
-    old = {key: value for key, value in saved.items() if key not in ("landing", "launched")}
+    since = ("landing", "launched", "period", "gamma")
+    old = {key: value for key, value in saved.items() if key not in since}
     for name in ("window", "position", "lr_total", "lr_steps"):
         (old[name],) = saved[name]
     settings = {k: v for k, v in saved["config"].items() if k not in ("overlap_steps", "fragments")}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from horovod.tensorflow.keras import *
 
+from slowmo_hvd import schedules as schedules
 from slowmo_hvd.core.records import SyncRecord as SyncRecord
 from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
