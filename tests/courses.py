@@ -1,6 +1,8 @@
 """The courses and paces that both adapters are compared with the NumPy reference on."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from slowmo_hvd import schedules
 
 
 class Course(NamedTuple):
@@ -29,3 +31,27 @@ COURSES = {
 
 PACES = [{"overlap_steps": 1}, {"overlap_steps": 2}, {"fragments": 2}]
 PACES += [{"fragments": 2, "overlap_steps": d} for d in (1, 2)]
+
+
+def growing(step: int) -> int:
+    """τ from 2 to 6."""
+    return 2 + step // 4
+
+
+def shrinking(window: int) -> float:
+    """α from 1 to 1/6 or so."""
+    return 1 / (1 + window)
+
+
+#: Settings that change from window to window.
+CHANGING: dict[str, dict[str, Any]] = {
+    "functions": {"sync_period": growing, "slow_lr": shrinking},
+    "lines": {
+        "sync_period": schedules.linear(6, 2, 12),
+        "slow_momentum": schedules.linear(0.0, 0.6, 3),
+        "nesterov": True,
+    },
+    "QSR": {"sync_period": schedules.qsr(2, 0.2, total_steps=16)},
+    "QSR with an overlap": {"sync_period": schedules.qsr(3, 0.2), "overlap_steps": 2},
+    "QSR of fragments": {"sync_period": schedules.qsr(3, 0.2), "fragments": 2, "overlap_steps": 1},
+}

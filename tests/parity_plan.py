@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from problem import X0, Array, gradient
 
+from slowmo_hvd import schedules
+
 STEPS = 23  # over five windows
 MOMENTUM = 0.9
 BETAS = (0.8, 0.95)
@@ -40,6 +42,10 @@ def cases() -> Iterator[Case]:
         settings = {"sync_period": 4, "slow_momentum": 0.6, "warmup_steps": 1, **pace}
         yield Case("SGD", settings)
         yield Case("Adam", settings, (3, 9, 12))
+    rule = schedules.qsr(3, 0.3)
+    for inner, more in (("SGD", {}), ("Adam", {"overlap_steps": 2, "fragments": 2})):
+        changing = {"sync_period": rule, "slow_momentum": schedules.linear(0.0, 0.6, 3), **more}
+        yield Case(inner, changing, (4,))
 
 
 def drive(adapter: Any, rank: int, folder: Path, framework: str) -> None:

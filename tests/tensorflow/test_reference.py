@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from courses import COURSES, PACES, Course
+from courses import CHANGING, COURSES, PACES, Course
 from keras_models import slow_state
 from problem import SCHEDULES, STEPS, X0, Array, assert_close, gradient
 
@@ -105,7 +105,7 @@ def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: str) -> Non
     variables = [tf.Variable(value, dtype=dtype) for value in X0]
     leaves = [inner.keras() for _ in X0]  # one for each variable, by its dimensions
     both = keras.optimizers.MultiOptimizer(lambda variable: leaves[len(variable.shape) - 1])
-    optimizer = hvd.DistributedOptimizer(both, **config.asdict())
+    optimizer = hvd.DistributedOptimizer(both, **vars(config))
     lrs = learning_rates(course.schedule)
     reference = slowmo(
         X0,
@@ -125,7 +125,7 @@ def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: str) -> Non
         ours = [variable.numpy() for variable in variables]
         assert_close(ours, expected.x[hvd.rank()], TOLERANCE[dtype])
         assert_close(slow_state(optimizer, "anchor"), expected.anchor, TOLERANCE[dtype])
-        if config.slow_momentum > 0:
+        if config.has_momentum:
             momentum = slow_state(optimizer, "momentum")
             assert_close(momentum, expected.momentum, 30 * TOLERANCE[dtype])  # d̄/γ loses digits
         assert values(optimizer, "step") == [expected.step]
@@ -183,6 +183,16 @@ def test_matches_the_reference_with_an_overlap_and_fragments(
         **pace,
     )
     check(config, INNER[name], COURSES[course], "float64")
+
+
+@pytest.mark.pairwise
+@pytest.mark.parametrize("changing", CHANGING)
+@pytest.mark.parametrize("course", ["decay", "to zero", "warm-up and flushes"])
+def test_matches_the_reference_where_settings_change_from_window_to_window(
+    course: str, changing: str
+) -> None:
+    settings = {"warmup_steps": COURSES[course].warmup_steps, **CHANGING[changing]}
+    check(SlowMoConfig(**settings), INNER["SGD"], COURSES[course], "float64")
 
 
 def test_matches_the_reference_with_the_averaged_buffers_of_fragments() -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from courses import COURSES, PACES, Course
+from courses import CHANGING, COURSES, PACES, Course
 from problem import SCHEDULES, STEPS, X0, gradient
 from torch_problem import assert_close, groups, parameters, take_step
 
@@ -50,7 +50,7 @@ BUFFERS = ("auto", "reset", "maintain", "average")
 
 def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: torch.dtype) -> None:
     params = parameters(dtype)
-    optimizer = hvd.DistributedOptimizer(inner.torch(groups(params)), **config.asdict())
+    optimizer = hvd.DistributedOptimizer(inner.torch(groups(params)), **vars(config))
     schedule = SCHEDULES[course.schedule]
     reference = slowmo(
         X0,
@@ -70,7 +70,7 @@ def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: torch.dtype
         assert_close(params, expected.x[hvd.rank()], TOLERANCE[dtype])
         slow = optimizer.state_dict()["slowmo"]
         assert_close(list(slow["anchor"].values()), expected.anchor, TOLERANCE[dtype])
-        if config.slow_momentum > 0:
+        if config.has_momentum:
             momentum = list(slow["momentum"].values())
             assert_close(momentum, expected.momentum, 30 * TOLERANCE[dtype])  # d̄/γ loses digits
         assert (slow["step"], slow["window"]) == (expected.step, expected.windows)
@@ -125,6 +125,16 @@ def test_matches_the_reference_with_an_overlap_and_fragments(
         **pace,
     )
     check(config, INNER[name], COURSES[course], torch.float64)
+
+
+@pytest.mark.pairwise
+@pytest.mark.parametrize("changing", CHANGING)
+@pytest.mark.parametrize("course", ["decay", "to zero", "warm-up and flushes"])
+def test_matches_the_reference_where_settings_change_from_window_to_window(
+    course: str, changing: str
+) -> None:
+    settings = {"warmup_steps": COURSES[course].warmup_steps, **CHANGING[changing]}
+    check(SlowMoConfig(**settings), INNER["SGD"], COURSES[course], torch.float64)
 
 
 def test_matches_the_reference_with_the_averaged_buffers_of_fragments() -> None:
