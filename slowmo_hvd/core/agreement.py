@@ -14,6 +14,8 @@ from slowmo_hvd.core.schedule import Schedule
 
 Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
 
+#: Settings that are a number on one rank and perhaps a function, or None, on another.
+_OF_ANY_KIND = ("sync_period", "slow_lr", "slow_momentum", "outlier_factor")
 _LONGEST = 200  # characters of a value in an error
 _POSITION = (
     "whether there is a slow state",
@@ -97,8 +99,15 @@ def figures_of(
 
 
 def as_figures(figures: Mapping[str, Any]) -> Figures:
-    """Named values as numbers: a checksum of each str or list, which are compared by it."""
-    details = {name: value for name, value in figures.items() if isinstance(value, str | list)}
+    """Named values as numbers, and a checksum of each str, list, or what may be of any kind.
+
+    Which it is must be equal on every rank: what differs in a checksum is told in a collective.
+    """
+    details = {
+        name: value
+        for name, value in figures.items()
+        if isinstance(value, str | list) or name in _OF_ANY_KIND
+    }
     values = (_checksum(value) if name in details else value for name, value in figures.items())
     return Figures(tuple(figures), tuple(map(float, values)), details)
 

@@ -46,6 +46,8 @@ class SlowMoConfig:
             before the windows begin (post-local SGD, arXiv 1808.07217); int >= 0.
         on_nonfinite: what a sync does with a worker whose displacement is not finite: "exclude"
             it from the average and give it the others' model, or "raise" on every worker.
+        outlier_factor: k; a sync leaves out each worker whose ‖d^i‖ is more than k times the
+            workers' median, as one that is not finite; number > 1, or None for no such guard.
         bucket_bytes: what a sync sends at once, in bytes; int >= 8. A few are in memory.
         overlap_steps: d, the local steps that go on while an average is under way, none of which
             is lost; int with 0 <= d < τ. 0 is the paper's algorithm, where training waits.
@@ -68,6 +70,7 @@ class SlowMoConfig:
     bucket_bytes: int = 10 * 2**20
     overlap_steps: int = 0
     fragments: int = 1
+    outlier_factor: float | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
@@ -92,6 +95,12 @@ class SlowMoConfig:
         set_field(self, "fragments", check_integer("fragments", self.fragments, least=1))
         if not self._has_periods:
             set_field(self, "sync_period", check_integer("sync_period", self.sync_period, least=1))
+        if self.outlier_factor is not None:
+            legal = "a finite number > 1, or None"
+            factor = check_number("outlier_factor", self.outlier_factor, legal)
+            if factor <= 1:
+                raise ValueError(f"outlier_factor must be {legal}, got {factor}")
+            set_field(self, "outlier_factor", factor)
         self._check_pace()
 
     def _check_pace(self) -> None:
@@ -173,7 +182,7 @@ class SlowMoConfig:
 
     def arithmetic(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one that was saved, as builtins."""
-        free = ("on_nonfinite", "bucket_bytes")
+        free = ("on_nonfinite", "bucket_bytes", "outlier_factor")
         return {name: value for name, value in self.asdict().items() if name not in free}
 
 

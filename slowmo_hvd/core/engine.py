@@ -10,20 +10,21 @@ a broadcast of the optimizer's state are too.
 """
 
 import contextlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any, cast
 
-from slowmo_hvd.core.average import Average, NoCrossing, send_header
+from slowmo_hvd.core.average import Average, NoCrossing
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.flight import Flight, Flights
+from slowmo_hvd.core.header import Header
 from slowmo_hvd.core.living import register, wait_at_exit
 from slowmo_hvd.core.plan import Bucket, total_bytes
 from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
-from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, mark_of_change
+from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, powerless
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, Sync, in_flight
 from slowmo_hvd.core.transport import Transport
 from slowmo_hvd.core.warn import warn
@@ -90,6 +91,7 @@ class Engine:
         self.stats = SyncStats()
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
         self._flights = Flights()
+        self._warned = False
         register(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -262,10 +264,8 @@ class Engine:
             RuntimeError: some ranks go on as before.
         """
         figures = [0.0] * (1 + len(self.rates) * len(self.rates[0]))
-        own = mark_of_change(self.schedule.step)
-        # All that are here have the same of them, none; and those in a sync hear of us first.
-        none = Settings({}, {}) if self.config.varies else None
-        send_header(self.transport, own, figures, self.name, self.config.on_nonfinite, none)
+        header = Header(self.config, self.schedule.step, changing=True)
+        header.send(self.transport, figures, self.name)
 
     def take_mean(self, slow: Slow, name: str) -> RollCall:
         """Give some parameters their plain mean over the workers. A collective.
@@ -279,9 +279,12 @@ class Engine:
         """
         where = f"the mean of what was frozen after step {self.schedule.step}"
         gammas = {0: [0.0] * len(self.rates[0])}
-        sound = self._sound(slow, gammas)
-        cross = partial(self.inner.stop, slow, sound=sound)
-        average = self._average(slow, cross, gammas, name, sound=sound, settings=Settings({}, {}))
+        header = Header(self.config, self.schedule.step, self._squares(slow, gammas) is not None)
+
+        def cross(sound: bool) -> Crossing:
+            return self.inner.stop(slow, sound=sound)
+
+        average = self._average(slow, cross, gammas, name, header)
         self._carry_out(average, where)
         return average.roll
 
@@ -295,13 +298,14 @@ class Engine:
             self.together(where, size=total_bytes(_buckets(slow, fragments))),
         ):
             gammas = {f: [rate.mean for rate in self.rates[f]] for f in fragments}
-            sound = self._sound(slow, gammas)
             opens_window = not self.schedule.warming_up
             settings = self._settings(fragments, kind)
-            cross = partial(
-                self.inner.cross, slow, fragments, sound=sound, opens_window=opens_window
-            )
-            average = self._average(slow, cross, gammas, self.name, sound=sound, settings=settings)
+
+            def cross(sound: bool) -> Crossing:
+                return self.inner.cross(slow, fragments, sound=sound, opens_window=opens_window)
+
+            header = self._header(slow, gammas, settings)
+            average = self._average(slow, cross, gammas, self.name, header)
             self._carry_out(average, where)
             window, period = (
                 c[fragments[0]] for c in (self.schedule.windows, self.schedule.periods)
@@ -322,14 +326,12 @@ class Engine:
         with annotation, self.transport.critical.entered(self, where):
             gammas = {fragment: [rate.mean for rate in self.rates[fragment]]}
             launched = slow.launch(fragment)
-            sound = self._sound(launched, gammas)
-            if not sound:
-                slow.return_to_anchor(fragment)
-            self.inner.cross(slow, [fragment], sound=sound, opens_window=True).end()
             settings = self._settings([fragment], Sync.WINDOW)
-            average = self._average(
-                launched, NoCrossing, gammas, self.name, sound=sound, settings=settings
-            )
+            header = self._header(launched, gammas, settings)
+            if not header.sound:
+                slow.return_to_anchor(fragment)
+            self.inner.cross(slow, [fragment], sound=header.sound, opens_window=True).end()
+            average = self._average(launched, NoCrossing, gammas, self.name, header)
             window, period = self.schedule.windows[fragment], self.schedule.periods[fragment]
             flight = Flight(average, window, period, self.rates[fragment])
             self.schedule.launch(fragment, settings.periods)
@@ -384,26 +386,15 @@ class Engine:
     def _average(
         self,
         slow: Slow,
-        cross: Callable[[], Crossing],
+        cross: Callable[[bool], Crossing],
         gammas: dict[int, list[float]],
         name: str,
-        *,
-        sound: bool,
-        settings: Settings,
+        header: Header,
     ) -> Average:
+        news = header.sound and self.inner.has_news()
+        fragments = self.config.fragments
         return Average(
-            self.transport,
-            name,
-            slow,
-            cross,
-            gammas,
-            fragments=self.config.fragments,
-            step=self.schedule.step,
-            sound=sound,
-            news=sound and self.inner.has_news(),
-            settings=settings,
-            compare=self.config.varies,
-            on_nonfinite=self.config.on_nonfinite,
+            self.transport, name, slow, cross, gammas, header, fragments=fragments, news=news
         )
 
     def _settings(self, fragments: Sequence[int], kind: Sync) -> Settings:
@@ -419,8 +410,17 @@ class Engine:
         with self.all_or_torn(where, lambda: average.changed):
             average.carry_out()
 
-    def _sound(self, slow: Slow, gammas: dict[int, list[float]]) -> bool:
-        """Whether this worker may contribute."""
+    def _header(self, slow: Slow, gammas: dict[int, list[float]], settings: Settings) -> Header:
+        factor = self.config.outlier_factor
+        if factor is not None and factor >= 2 and self.transport.workers == 2 and not self._warned:
+            self._warned = True
+            warn([powerless(factor)])
+        squares = self._squares(slow, gammas)
+        norm = 0.0 if squares is None else math.sqrt(squares)
+        return Header(self.config, self.schedule.step, squares is not None, settings, norm)
+
+    def _squares(self, slow: Slow, gammas: dict[int, list[float]]) -> float | None:
+        """‖x^i‖², or ‖d^i‖² where outliers are looked for; None if it may not contribute."""
 
         def memory(bucket: Bucket) -> Any:
             return self.transport.memory(bucket.room, bucket.size, 0)
@@ -428,7 +428,11 @@ class Engine:
         buckets = _buckets(slow, gammas)
         rates = [gamma for of_fragment in gammas.values() for gamma in of_fragment]
         with self.transport.critical.alike():  # such as of an optimizer's own second_copies
-            return is_sound(slow.squared_norm(buckets, memory), rates) and self.inner.finite()
+            if self.config.outlier_factor is None:
+                squares = slow.squared_norm(buckets, memory)
+            else:
+                squares = float(sum(slow.displacement(b, memory(b)) for b in buckets))
+            return squares if is_sound(squares, rates) and self.inner.finite() else None
 
     def _begin_windows(self, fragments: Collection[int]) -> None:
         for fragment in fragments:
@@ -445,8 +449,7 @@ class Engine:
 
     def _tell(self, record: SyncRecord) -> None:
         self.stats = self.stats.add(record)
-        if record.excluded:
-            warn([exclusion(record.excluded, record.step)])
+        warn(exclusion(record.excluded, record.outliers, record.step))
         for hook in list(self.hooks.values()):  # a hook may remove itself
             hook(record)
 

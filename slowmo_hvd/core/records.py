@@ -26,11 +26,13 @@ class SyncRecord:
         drift: how far the workers had drifted apart: the root mean square over workers of the
             Euclidean distance of x^i_{t,τ} from their mean. It is the difference of two sums of
             squares: below some 3e-4 of the norm it says "none".
-        excluded: the ranks that were left out of the average, their weights not being finite.
+        excluded: the ranks that were left out of the average, their weights not being finite, or
+            as outliers.
         fragments: which parts of the model were synchronised, from 0.
         sync_period: τ of the window that it ended, or cut short, of the first of its fragments.
         slow_lr: α of the outer step; 1 while warming up, where the plain mean is taken.
         slow_momentum: β; 0 while warming up.
+        outliers: those of ``excluded`` that had moved too far, by ``outlier_factor``.
     """
 
     kind: Sync
@@ -49,6 +51,7 @@ class SyncRecord:
     sync_period: int = 0
     slow_lr: float = 1.0
     slow_momentum: float = 0.0
+    outliers: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

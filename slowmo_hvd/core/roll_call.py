@@ -12,7 +12,8 @@ errors, without a second collective.
 """
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 #: The squared norm of a displacement that counts as finite: the largest float32. So the sum over
@@ -24,14 +25,29 @@ class RollCall(NamedTuple):
     """The workers of one sync, the same on each of them.
 
     Attributes:
-        present: how many are in it, those whose numbers broke among them.
-        contributors: how many are in the average.
-        excluded: the ranks whose displacements are not finite.
+        ranks: those that are in it, those whose numbers broke among them.
+        excluded: of these, those that are not in the average.
+        outliers: of these, those whose displacements are finite, and too large.
     """
 
-    present: int
-    contributors: int
-    excluded: tuple[int, ...]
+    ranks: tuple[int, ...]
+    excluded: tuple[int, ...] = ()
+    outliers: tuple[int, ...] = ()
+
+    @property
+    def present(self) -> int:
+        """How many are in it."""
+        return len(self.ranks)
+
+    @property
+    def contributors(self) -> int:
+        """How many are in the average."""
+        return len(self.ranks) - len(self.excluded)
+
+    @property
+    def sound(self) -> int:
+        """How many have finite numbers."""
+        return self.contributors + len(self.outliers)
 
 
 def is_sound(squared_norm: float, learning_rates: Sequence[float]) -> bool:
@@ -39,14 +55,15 @@ def is_sound(squared_norm: float, learning_rates: Sequence[float]) -> bool:
     return squared_norm <= LARGEST_SQUARE and all(map(math.isfinite, learning_rates))
 
 
-def mark(step: int, *, sound: bool) -> int:
-    """What a worker writes into its place after ``step`` local steps, at least 1."""
-    return step if sound else -step
+def mark(step: int, *, sound: bool, changing: bool = False) -> float:
+    """What a worker writes into its place after ``step`` local steps, at least 1.
 
-
-def mark_of_change(step: int) -> float:
-    """What a worker writes that is about to train other parameters after ``step`` steps."""
-    return step + 0.5
+    Args:
+        step: attempted so far.
+        sound: whether it contributes.
+        changing: whether it is about to train other parameters.
+    """
+    return step + 0.5 if changing else float(step if sound else -step)
 
 
 def call_roll(marks: Sequence[float], ranks: Sequence[int], on_nonfinite: str) -> RollCall:
@@ -91,15 +108,49 @@ def call_roll(marks: Sequence[float], ranks: Sequence[int], on_nonfinite: str) -
             f"after {steps[first]} steps the weights of {_named(excluded)} are not finite; "
             "on_nonfinite='exclude' would go on without them"
         )
-    return RollCall(len(by_rank), len(by_rank) - len(excluded), excluded)
+    return RollCall(tuple(by_rank), excluded)
 
 
-def exclusion(excluded: Sequence[int], step: int) -> str:
-    """The warning, on every rank, that some workers are not in an average."""
+def leave_out_outliers(roll: RollCall, norms: Mapping[int, float], factor: float) -> RollCall:
+    """Exclude the workers that have moved much further than most; at most half of them can have.
+
+    Args:
+        roll: so far.
+        norms: ‖d^i‖ by global rank, the same on every rank.
+        factor: k; those are left out that have more than k times the median of all whose numbers
+            are finite. Where that is 0 nobody is.
+    """
+    moved = {rank: norms[rank] for rank in roll.ranks if rank not in roll.excluded}
+    bound = factor * statistics.median(moved.values())
+    outliers = tuple(rank for rank, norm in moved.items() if norm > bound > 0)
+    return roll._replace(excluded=(*roll.excluded, *outliers), outliers=outliers)
+
+
+def exclusion(excluded: Sequence[int], outliers: Sequence[int], step: int) -> list[str]:
+    """The warnings, on every rank, that some workers are not in an average."""
+    broken = [rank for rank in excluded if rank not in outliers]
+    said = []
+    if broken:
+        said.append(
+            f"after {step} steps the weights of {_named(broken)} are not finite: left out of the "
+            "average, to go on from the others' with fresh buffers of the inner optimizer; "
+            "flush(model) also mends the model's own statistics, such as BatchNorm's"
+        )
+    if outliers:
+        said.append(
+            f"after {step} steps {_named(outliers)} moved by more than outlier_factor times the "
+            "workers' median: left out of the average, to go on from the others'; look at that "
+            "worker's data and learning rate"
+        )
+    return said
+
+
+def powerless(factor: float) -> str:
+    """The warning that with two workers no displacement is more than so many times the median."""
     return (
-        f"after {step} steps the weights of {_named(excluded)} are not finite: left out of the "
-        "average, to go on from the others' with fresh buffers of the inner optimizer; "
-        "flush(model) also mends the model's own statistics, such as BatchNorm's"
+        f"outlier_factor={factor:g} leaves nobody out where there are 2 workers: their median is "
+        "their mean, and no worker has more than twice that; give it less than 2, or train with "
+        "more workers"
     )
 
 

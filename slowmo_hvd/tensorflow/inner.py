@@ -60,7 +60,7 @@ class Inner:
 
     def stop(self, slow: Any, *, sound: bool) -> NoCrossing:
         """Come to where variables stop being trained: copies of the weights follow alone."""
-        return NoCrossing()
+        return NoCrossing(sound)
 
 
 class _Crossing:

@@ -104,6 +104,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
             FloatingPointError on every worker. Without a finite worker it always raises.
+        outlier_factor: k; a sync leaves out each worker that has moved more than k times as far as
+            the workers' median, as one whose weights are not finite; > 1, or None for no such
+            guard. It costs one more pass over the weights. With 2 workers, whose median is their
+            mean, only k < 2 can leave one out.
         bucket_bytes: what a sync sends at once, >= 8. A few buckets need memory, beside the slow
             state; more of them hide more of the arithmetic behind the wire.
         overlap_steps: d, the local steps that go on while an average is under way; none is lost.
@@ -148,6 +152,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         bucket_bytes: int = 16 * 2**20,
         overlap_steps: int = 0,
         fragments: int = 1,
+        outlier_factor: float | None = None,
         **kwargs: Any,
     ) -> None:
         check_inner(optimizer, DistributedOptimizer)
@@ -171,6 +176,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             bucket_bytes=bucket_bytes,
             overlap_steps=overlap_steps,
             fragments=fragments,
+            outlier_factor=outlier_factor,
         )
         check_device(device_dense)
         check_compression(compression)

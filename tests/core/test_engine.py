@@ -266,6 +266,41 @@ def test_a_worker_that_is_not_finite_is_left_out_and_takes_the_others_weights() 
 # ---- with an overlap -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_a_worker_that_has_moved_too_far_is_left_out_and_goes_on_from_the_others(
+    overlap: int,
+) -> None:
+    def work(rank: int) -> tuple[SyncRecord, list[float]]:
+        worker = Worker(config, ring, rank, [np.zeros(6)], 2)
+        for _ in range(2 + overlap):
+            step(worker, [1.0, 2.0, 100.0][rank] if worker.engine.schedule.step < 2 else 0.0)
+        assert worker.engine.stats.last is not None
+        return worker.engine.stats.last, list(worker.slow.x)
+
+    ring = Ring(3)
+    config = SlowMoConfig(
+        sync_period=2, slow_momentum=0.0, outlier_factor=5.0, overlap_steps=overlap
+    )
+    with pytest.warns(UserWarning, match="after 2 steps rank 2 moved by more than outlier_factor"):
+        results = together(3, work)
+    for record, x in results:
+        assert (record.workers, record.excluded, record.outliers) == (2, (2,), (2,))
+        assert x == [-3.0] * 6  # the mean of -2 and -4
+        assert record.learning_rates == (1.0,)
+        assert record.displacement_norm == pytest.approx(3 * 6**0.5)
+        assert record.drift == pytest.approx(6**0.5)
+
+
+def test_with_two_workers_a_factor_of_two_is_warned_of_once() -> None:
+    def work(worker: Worker) -> None:
+        for _ in range(4):
+            step(worker, [1.0, 100.0][worker.rank])
+
+    with pytest.warns(UserWarning, match="outlier_factor=2 leaves nobody out where") as told:
+        with_two(work, outlier_factor=2.0)
+    assert len(told) == 2  # once on each
+
+
 def test_an_average_lands_later_and_no_local_step_is_lost() -> None:
     def work(worker: Worker) -> list[float]:
         seen = []

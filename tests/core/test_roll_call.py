@@ -1,16 +1,12 @@
 """Reading the marks that all workers leave in a sync, on paper."""
 
-import math
-
 import pytest
 
 from slowmo_hvd.core.roll_call import (
-    LARGEST_SQUARE,
     call_roll,
     exclusion,
-    is_sound,
+    leave_out_outliers,
     mark,
-    mark_of_change,
 )
 
 
@@ -24,7 +20,11 @@ def test_those_who_joined_are_absent_and_those_who_broke_are_present() -> None:
 
 
 def test_all_may_change_their_parameters_after_one_step() -> None:
-    roll = call_roll([mark_of_change(6), 0.0, mark_of_change(6)], [0, 1, 2], "raise")
+    roll = call_roll(
+        [mark(6, sound=True, changing=True), 0.0, mark(6, sound=True, changing=True)],
+        [0, 1, 2],
+        "raise",
+    )
     assert (roll.present, roll.excluded) == (2, ())
 
 
@@ -33,7 +33,11 @@ def test_a_change_of_the_parameters_on_some_ranks_is_told_apart_from_a_sync(thei
     with pytest.raises(
         RuntimeError, match=r"ranks 0, 5 changed which .* and rank 3 did not: freeze"
     ):
-        call_roll([mark_of_change(6), theirs, mark_of_change(6)], [0, 3, 5], "exclude")
+        call_roll(
+            [mark(6, sound=True, changing=True), theirs, mark(6, sound=True, changing=True)],
+            [0, 3, 5],
+            "exclude",
+        )
 
 
 @pytest.mark.parametrize("marks", [[6.0, 5.0, 6.0], [6.0, -5.0, 0.0], [-6.0, -5.0, -6.0]])
@@ -59,21 +63,44 @@ def test_raise_names_the_broken_ranks() -> None:
 
 
 def test_the_warning_names_step_and_ranks() -> None:
-    assert exclusion((3,), 24).startswith("after 24 steps the weights of rank 3 are not finite")
-    assert "of ranks 3, 5 are" in exclusion((3, 5), 24)
+    (broken,) = exclusion((3,), (), 24)
+    assert broken.startswith("after 24 steps the weights of rank 3 are not finite")
+    (broken,) = exclusion((3, 5), (), 24)
+    assert "of ranks 3, 5 are" in broken
+    broken, far = exclusion((3, 5), (5,), 24)
+    assert "of rank 3 are not finite" in broken
+    assert far.startswith("after 24 steps rank 5 moved by more than outlier_factor times")
+    assert exclusion((), (), 24) == []
 
 
 @pytest.mark.parametrize(
-    ("squares", "rates", "sound"),
+    ("norms", "factor", "outliers"),
     [
-        (0.0, [], True),
-        (LARGEST_SQUARE, [0.1, 0.0], True),
-        (LARGEST_SQUARE * 1.0001, [0.1], False),
-        (math.inf, [0.1], False),
-        (math.nan, [0.1], False),
-        (1.0, [0.1, math.nan], False),
-        (1.0, [math.inf], False),
+        ([1.0, 2.0, 3.0], 2.0, ()),  # the median is 2
+        ([1.0, 2.0, 4.1], 2.0, (4,)),
+        ([1.0, 1.0, 5.0], 4.0, (4,)),
+        ([0.0, 0.0, 5.0], 4.0, ()),  # most stand still, as at learning rate 0
+        ([9.0, 9.0, 0.1], 4.0, ()),  # one that stays behind is no outlier
     ],
 )
-def test_sound_is_what_cannot_spoil_a_sum(squares: float, rates: list[float], sound: bool) -> None:
-    assert is_sound(squares, rates) == sound
+def test_who_has_moved_much_further_than_most_is_left_out(
+    norms: list[float], factor: float, outliers: tuple[int, ...]
+) -> None:
+    roll = call_roll([6.0, 6.0, 6.0], [0, 2, 4], "exclude")
+    roll = leave_out_outliers(roll, dict(zip([0, 2, 4], norms, strict=True)), factor)
+    assert (roll.outliers, roll.excluded) == (outliers, outliers)
+    assert (roll.contributors, roll.sound) == (3 - len(outliers), 3)
+
+
+def test_of_two_only_a_factor_below_two_leaves_one_out() -> None:
+    """Their median is their mean."""
+    roll = call_roll([6.0, 6.0], [0, 1], "exclude")
+    assert leave_out_outliers(roll, {0: 1.0, 1: 1e9}, 2.0).outliers == ()
+    assert leave_out_outliers(roll, {0: 1.0, 1: 9.0}, 1.5).outliers == (1,)
+
+
+def test_who_is_not_finite_or_has_joined_does_not_count_for_the_median() -> None:
+    roll = call_roll([6.0, -6.0, 0.0, 6.0, 6.0], [0, 1, 2, 3, 4], "exclude")
+    norms = {0: 1.0, 1: 0.0, 2: 0.0, 3: 1.0, 4: 7.0}
+    roll = leave_out_outliers(roll, norms, 3.0)
+    assert (roll.excluded, roll.outliers, roll.contributors, roll.sound) == ((1, 4), (4,), 2, 3)

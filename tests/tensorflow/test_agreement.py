@@ -48,9 +48,9 @@ def first_step(
     ("argument", "values", "text"),
     [
         ("sync_period", (2, 3, 2), "sync_period: 2 on rank 0, 3 on rank 1"),
-        ("slow_lr", (1.0, 0.5, 1.0), "slow_lr: 1 on rank 0, 0.5 on rank 1"),
+        ("slow_lr", (1.0, 0.5, 1.0), "slow_lr: 1.0 on rank 0, 0.5 on rank 1"),
         ("slow_momentum", (0.5, 0.25, 0.5), "slow_momentum: 0.5 on rank 0, 0.25 on rank 1"),
-        ("slow_momentum", (0.5, 0.0, 0.5), "slow_momentum: 0.5 on rank 0, 0 on rank 1"),
+        ("slow_momentum", (0.5, 0.0, 0.5), "slow_momentum: 0.5 on rank 0, 0.0 on rank 1"),
         ("nesterov", (False, True, False), "nesterov: 0 on rank 0, 1 on rank 1"),
         ("warmup_steps", (0, 5, 0), "warmup_steps: 0 on rank 0, 5 on rank 1"),
         ("buffers", ("reset", "average", "reset"), "buffers: 'reset' on rank 0, 'average' on"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from courses import CHANGING
+from courses import CHANGING, growing
 from models import Linear, number, step_with, train, weights
 from ranks import by_rank, same_error_everywhere
 
@@ -68,6 +68,18 @@ def test_a_function_that_differs_is_found_in_the_first_step_and_at_each_windows_
     step_with(later, 1.0)
     words = r"in the sync after step 2: sync_period=2, .* on rank 0, sync_period=3, .* on rank 1"
     same_error_everywhere(RuntimeError, words, lambda: step_with(later, 1.0))
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("name", ["sync_period", "slow_lr", "slow_momentum", "outlier_factor"])
+def test_a_number_on_one_rank_and_another_kind_on_the_other_is_one_error(name: str) -> None:
+    other = None if name == "outlier_factor" else hvd.schedules.constant(0.5)
+    other = growing if name == "sync_period" else other
+    inner = torch.optim.SGD([number(0.0)], lr=0.1)
+    number_of = {"sync_period": 2, "outlier_factor": 2.0}.get(name, 0.5)
+    optimizer = hvd.DistributedOptimizer(inner, **{name: by_rank(number_of, other)})
+    words = f"the ranks differ in {name}: {number_of} on rank 0, "
+    same_error_everywhere(ValueError, words, lambda: step_with(optimizer, 1.0))
 
 
 @pytest.mark.ranks(1)

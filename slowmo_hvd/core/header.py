@@ -1,0 +1,66 @@
+"""The header of a sync: what each worker says of itself, before anything has changed."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.roll_call import RollCall, call_roll, leave_out_outliers, mark
+from slowmo_hvd.core.transport import Transport
+from slowmo_hvd.core.windows import Settings, check_settings
+
+
+class Header(NamedTuple):
+    """This worker's.
+
+    Attributes:
+        config: tells what is compared; the same on every rank.
+        step: local steps attempted.
+        sound: whether its weights are finite.
+        settings: what its functions for τ, α and β give.
+        norm: ‖d^i‖; of use with ``outlier_factor``.
+        changing: whether it is about to train other parameters, and this is no sync to it.
+    """
+
+    config: SlowMoConfig
+    step: int
+    sound: bool = True
+    settings: Settings = Settings({}, {})
+    norm: float = 0.0
+    changing: bool = False
+
+    def send(
+        self, transport: Transport, figures: Sequence[float], name: str
+    ) -> tuple[RollCall, list[float]]:
+        """Exchange headers; return who is here, and the workers' sums of these figures.
+
+        A collective: one sum, in which each worker has places of its own.
+
+        Args:
+            transport: how to send.
+            figures: what is summed beside.
+            name: of the sync's collectives.
+
+        Raises:
+            RuntimeError: as `call_roll` and `check_settings`.
+            FloatingPointError: as `call_roll`. Either is the same on every rank.
+        """
+        own = [mark(self.step, sound=self.sound, changing=self.changing)]
+        if self.config.varies:
+            own.append(self.settings.mark)
+        if self.config.outlier_factor is not None:
+            own.append(self.norm if self.sound else 0.0)
+        workers, ranks = transport.workers, transport.ranks
+        places = [0.0] * (len(own) * workers)
+        places[transport.place :: workers] = own
+        sums = transport.sum_numbers([*places, *figures], f"{name}.header")
+        of_workers = [sums[at : at + workers] for at in range(0, len(places), workers)]
+        with transport.critical.alike():
+            roll = call_roll(of_workers.pop(0), ranks, self.config.on_nonfinite)
+            if self.config.varies:
+                gather = partial(transport.gather, name=f"{name}.settings")
+                check_settings(self.settings, of_workers.pop(0), ranks, self.step, gather)
+            if self.config.outlier_factor is not None and not self.changing:
+                norms = dict(zip(ranks, of_workers.pop(0), strict=True))
+                roll = leave_out_outliers(roll, norms, self.config.outlier_factor)
+        return roll, sums[len(places) :]
