@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from slowmo_hvd.core.buckets import Bucket, Leaf, plan, share_out
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.critical_section import CriticalSections
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.core.plan import Bucket, Leaf, plan, share_out
 from slowmo_hvd.core.stall import StallWatch
 
 

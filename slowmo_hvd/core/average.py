@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.header import Header
 from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.pipeline import Load, send
-from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.ports import Crossing, Slow
 from slowmo_hvd.core.records import SyncRecord
 from slowmo_hvd.core.roll_call import RollCall

@@ -17,11 +17,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from slowmo_hvd.core.average import Average, NoCrossing
+from slowmo_hvd.core.buckets import Bucket, total_bytes
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.flight import Flight, Flights
 from slowmo_hvd.core.header import Header
 from slowmo_hvd.core.living import register, wait_at_exit
-from slowmo_hvd.core.plan import Bucket, total_bytes
 from slowmo_hvd.core.ports import Counters, Crossing, Inner, Overlapping, Slow
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.roll_call import RollCall, exclusion, is_sound, powerless

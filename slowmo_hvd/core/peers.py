@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from slowmo_hvd.core.agreement import Figures, agree
+from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.pipeline import send
-from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.transport import Transport
 
 _peers: weakref.WeakSet["Peer"] = weakref.WeakSet()  # that live in this process

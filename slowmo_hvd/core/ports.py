@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
+from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.core.pipeline import Load
-from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.core.roll_call import RollCall
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 

@@ -30,9 +30,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from slowmo_hvd.core.buckets import share_out
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.form import Describe, form_text, text_difference
-from slowmo_hvd.core.plan import share_out
 from slowmo_hvd.core.schedule import MeanLearningRate, Schedule, in_flight
 
 STATE_VERSION = 4

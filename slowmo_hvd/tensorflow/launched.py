@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from slowmo_hvd.core.plan import Bucket
+from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.tensorflow.flat import Flat
 from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.rooms import Room, SlowVariable, flat_tensor

@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from slowmo_hvd.core.buckets import Bucket, Leaf, plan
 from slowmo_hvd.core.pipeline import Load, send
-from slowmo_hvd.core.plan import Bucket, Leaf, plan
 from slowmo_hvd.tensorflow.rooms import Room, Wire, read, room_of
 from slowmo_hvd.tensorflow.transport import Transport
 

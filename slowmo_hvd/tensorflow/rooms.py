@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from slowmo_hvd.core.plan import Piece
+from slowmo_hvd.core.buckets import Piece
 from slowmo_hvd.tensorflow.native import native
 
 

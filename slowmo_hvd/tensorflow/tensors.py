@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from slowmo_hvd.core.buckets import Bucket, Leaf, Piece, Plan, plan, share_out
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, plan, share_out
 from slowmo_hvd.tensorflow.flat import Flat
 from slowmo_hvd.tensorflow.native import native, path_of
 from slowmo_hvd.tensorflow.rooms import (

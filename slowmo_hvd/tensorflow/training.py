@@ -16,13 +16,13 @@ import horovod.tensorflow as hvd
 import tensorflow as tf
 
 from slowmo_hvd.core.agreement import class_name, figures_of, unequal_start
+from slowmo_hvd.core.buckets import total_bytes
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.elastic_job import ONE_STEP, before_run, elastic_job
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.gathering import gather_json
 from slowmo_hvd.core.pace import refuse_few
 from slowmo_hvd.core.peers import Peer, take_anchor
-from slowmo_hvd.core.plan import total_bytes
 from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.schedule import in_flight
 from slowmo_hvd.core.warn import warn

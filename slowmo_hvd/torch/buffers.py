@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowmo_hvd.core.buckets import Leaf
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.gathering import gather_json
 from slowmo_hvd.core.pace import refuse_copies, refuse_counts, refuse_few
 from slowmo_hvd.core.pipeline import Load
-from slowmo_hvd.core.plan import Leaf
 from slowmo_hvd.core.roll_call import RollCall
 from slowmo_hvd.torch.fresh_state import counts_of, forget, reset
 from slowmo_hvd.torch.means import BufferKey, key_of, sums

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.core.plan import Bucket
 from slowmo_hvd.torch.arithmetic import displacement, outer_step, zero
 from slowmo_hvd.torch.rooms import Room
 

@@ -6,8 +6,8 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from slowmo_hvd.core.buckets import Bucket, Leaf, plan
 from slowmo_hvd.core.pipeline import Load
-from slowmo_hvd.core.plan import Bucket, Leaf, plan
 from slowmo_hvd.torch.rooms import read, real, slow_dtype
 
 Key = TypeVar("Key")

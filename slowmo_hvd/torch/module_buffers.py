@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from slowmo_hvd.core.agreement import as_figures, check_agreement
+from slowmo_hvd.core.buckets import Leaf
 from slowmo_hvd.core.pipeline import send
-from slowmo_hvd.core.plan import Leaf
 from slowmo_hvd.torch.means import sums
 from slowmo_hvd.torch.rooms import Room, real, write
 from slowmo_hvd.torch.transport import Transport

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from slowmo_hvd.core.buckets import Bucket, Leaf, Piece, plan, share_out
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.core.plan import Bucket, Leaf, Piece, plan, share_out
 from slowmo_hvd.torch.arithmetic import displacement, land, outer_step, strides, zero
 from slowmo_hvd.torch.launched import Launched
 from slowmo_hvd.torch.rooms import Room, read, real, room_of, write

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from slowmo_hvd.core.agreement import class_name, figures_of, unequal_start
+from slowmo_hvd.core.buckets import total_bytes
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.elastic_job import ONE_STEP, before_run
 from slowmo_hvd.core.engine import Engine
 from slowmo_hvd.core.peers import Peer, take_anchor
-from slowmo_hvd.core.plan import total_bytes
 from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.warn import warn
 from slowmo_hvd.torch.arguments import check_groups

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slowmo_hvd.core.plan import Bucket, Leaf, Piece, Plan, Run, plan, share_out
+from slowmo_hvd.core.buckets import Bucket, Leaf, Piece, Plan, Run, plan, share_out
 
 
 class Room(NamedTuple):

@@ -1,0 +1,75 @@
+"""``horovodrun -np 4 python -m slowmo_hvd.plan --parameters 25.6M --step-seconds 0.25``."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slowmo_hvd.plan.arguments import parse
+from slowmo_hvd.plan.cost import Training, Wire
+from slowmo_hvd.plan.measure import measure
+from slowmo_hvd.plan.plot import draw
+from slowmo_hvd.plan.report import advice, as_json, rows, table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what each way to train costs. The exit status."""
+    parsed = parse(arguments)
+    training = Training(parsed.parameters, parsed.step_seconds, parsed.spread)
+    wire: Any = parsed.simulate
+    if wire is None:
+        wire = _measured(parsed.parameters)
+    if wire is None:
+        return 0  # not the rank that prints
+    if isinstance(wire, str):
+        print(wire, file=sys.stderr)
+        return 2
+    return _report(training, wire, parsed)
+
+
+def _measured(parameters: int) -> Any:
+    """What was measured, on rank 0; None on the others; what is missing, if something is."""
+    try:
+        import horovod.torch as hvd
+        import torch
+    except ImportError as error:
+        return f"measuring needs torch and Horovod ({error}); or give --simulate"
+    hvd.init()
+    if hvd.size() == 1:
+        return (
+            "there is one worker and nothing to send: run it under horovodrun on the workers that "
+            "are to train, or give --simulate workers=32 rate=10gbit latency=50us"
+        )
+    first = hvd.rank() == 0
+
+    def tell(line: str) -> None:
+        if first:
+            print(line, file=sys.stderr, flush=True)
+
+    found = measure(hvd, torch, parameters, tell)
+    return found if first else None
+
+
+def _report(training: Training, wire: Wire, parsed: Any) -> int:
+    made = rows(parsed.periods, training, wire)
+    advised = advice(training, wire, parsed.overhead)
+    print(
+        f"{wire.workers} workers, {training.parameters / 1e6:g}M parameters, "
+        f"{training.step:g} s a local step\n"
+    )
+    print(table(made))
+    print("\n" + "\n".join(advised))
+    if parsed.json:
+        Path(parsed.json).write_text(json.dumps(as_json(training, wire, made, advised), indent=1))
+    if parsed.plot:
+        try:
+            draw(made, parsed.plot)
+        except ImportError:
+            print("--plot needs matplotlib: pip install matplotlib", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
