@@ -122,8 +122,12 @@ class Engine:
         """
         self.wait()
         self._check_whole()
-        for average in self._flights.results():  # for the state; nothing goes by it before it lands
-            self._take_gammas(average)
+        averages = self._flights.results()
+        if averages:  # for what is saved; nothing goes by it before it lands
+            self.count_from_there()
+            for average in averages:
+                self._take_gammas(average)
+            self._counted()
 
     def _check_whole(self) -> None:
         if self._torn and self._flights:
