@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from slowmo_hvd import schedules
+from slowmo_hvd.core.config import SlowMoConfig
 
 
 class Course(NamedTuple):
@@ -55,3 +56,8 @@ CHANGING: dict[str, dict[str, Any]] = {
     "QSR with an overlap": {"sync_period": schedules.qsr(3, 0.2), "overlap_steps": 2},
     "QSR of fragments": {"sync_period": schedules.qsr(3, 0.2), "fragments": 2, "overlap_steps": 1},
 }
+
+
+def changing_config(course: str, changing: str) -> SlowMoConfig:
+    """The configuration of a course whose settings change."""
+    return SlowMoConfig(**{"warmup_steps": COURSES[course].warmup_steps, **CHANGING[changing]})

@@ -29,6 +29,14 @@ def check_number(name: str, value: Any, legal: str) -> float:
     return number
 
 
+def check_positive(name: str, value: Any) -> float:
+    """``value`` as a finite float above 0, or TypeError or ValueError."""
+    number = check_number(name, value, "a finite number > 0")
+    if number <= 0:
+        raise ValueError(f"{name} must be a finite number > 0, got {number}")
+    return number
+
+
 def check_flag(name: str, value: Any) -> None:
     """Raise TypeError unless ``value`` is a bool."""
     if not isinstance(value, bool):

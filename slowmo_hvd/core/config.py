@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from slowmo_hvd.core.checks import check_choice, check_flag, check_integer, check_number
+from slowmo_hvd.core.checks import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    check_positive,
+)
 from slowmo_hvd.core.schedules import QSR, describe
 
 SyncPeriod: TypeAlias = int | Callable[[int], int] | QSR
@@ -77,7 +83,7 @@ class SlowMoConfig:
         set_field(self, "warmup_steps", check_integer("warmup_steps", self.warmup_steps, least=0))
         set_field(self, "bucket_bytes", check_integer("bucket_bytes", self.bucket_bytes, least=8))
         if not callable(self.slow_lr):
-            set_field(self, "slow_lr", _check_slow_lr("slow_lr", self.slow_lr))
+            set_field(self, "slow_lr", check_positive("slow_lr", self.slow_lr))
         if not callable(self.slow_momentum):
             beta = _check_slow_momentum("slow_momentum", self.slow_momentum)
             set_field(self, "slow_momentum", beta)
@@ -170,7 +176,7 @@ class SlowMoConfig:
         """
         alpha, beta = self.slow_lr, self.slow_momentum
         if callable(alpha):
-            alpha = _check_slow_lr(f"slow_lr({window})", alpha(window))
+            alpha = check_positive(f"slow_lr({window})", alpha(window))
         if callable(beta):
             beta = _check_slow_momentum(f"slow_momentum({window})", beta(window))
         return OuterSettings(alpha, beta, self.nesterov)
@@ -184,13 +190,6 @@ class SlowMoConfig:
         """The settings that a resumed run must share with the one that was saved, as builtins."""
         free = ("on_nonfinite", "bucket_bytes", "outlier_factor")
         return {name: value for name, value in self.asdict().items() if name not in free}
-
-
-def _check_slow_lr(name: str, value: Any) -> float:
-    alpha = check_number(name, value, "a finite number > 0")
-    if alpha <= 0:
-        raise ValueError(f"{name} must be a finite number > 0, got {alpha}")
-    return alpha
 
 
 def _check_slow_momentum(name: str, value: Any) -> float:

@@ -315,9 +315,10 @@ class Engine:
                 c[fragments[0]] for c in (self.schedule.windows, self.schedule.periods)
             )
             self._take_gammas(average)
+            periods = settings.periods
             if self.config.by_learning_rate and opens_window:  # which is agreed from here on only
-                settings = self._settings(fragments, kind)
-            self.schedule.end(kind, fragments, settings.periods)
+                periods = {fragment: self.schedule.next_period(fragment) for fragment in fragments}
+            self.schedule.end(kind, fragments, periods)
             self._begin_windows(fragments)
             self._counted()
         seconds = time.perf_counter() - begin

@@ -60,8 +60,6 @@ class Schedule:
 
     def __init__(self, config: SlowMoConfig) -> None:
         self._config = config
-        self._warmup_steps = config.warmup_steps
-        self._overlap = config.overlap_steps
         self.step = 0
         self.windows = [0] * config.fragments
         self.gammas = [0.0] * config.fragments
@@ -99,7 +97,7 @@ class Schedule:
 
     def is_warmup(self, step: Any) -> Any:
         """Whether the ``step``-th step, counted from 1, belongs to the warm-up."""
-        return step <= self._warmup_steps
+        return step <= self._config.warmup_steps
 
     def ends(self, step: Any, position: Any, period: Any) -> Any:
         """Whether a window of τ steps ends with the ``step``-th, the ``position``-th in it."""
@@ -113,7 +111,7 @@ class Schedule:
     @property
     def warming_up(self) -> bool:
         """Whether the next step belongs to the warm-up, so that no window is open yet."""
-        return self.step < self._warmup_steps
+        return self.step < self._config.warmup_steps
 
     def next_period(self, fragment: int) -> int:
         """τ of the window that begins now, by γ of the last average that has landed."""
@@ -140,7 +138,7 @@ class Schedule:
     def launch(self, fragment: int, periods: Mapping[int, int] | None = None) -> None:
         """Count that its window has ended, and when its average lands; ``periods`` as in `end`."""
         self.end(Sync.WINDOW, [fragment], periods)
-        self.landings[fragment] = self.step + self._overlap
+        self.landings[fragment] = self.step + self._config.overlap_steps
 
     def reopen(self, fragment: int, period: int) -> None:
         """Take `launch` back, since it failed: due again after the next step.

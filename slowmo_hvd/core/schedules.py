@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from slowmo_hvd.core.checks import check_integer, check_number
+from slowmo_hvd.core.checks import check_integer, check_number, check_positive
 
 _FINITE = "a finite number"
 
@@ -114,12 +114,10 @@ def qsr(
         TypeError, ValueError: an argument is not of that kind.
     """
     base = check_integer("base", base, least=1)
-    for name, value in (("coefficient", coefficient), ("power", power)):
-        if check_number(name, value, "a finite number > 0") <= 0:
-            raise ValueError(f"{name} must be a finite number > 0, got {value}")
+    coefficient, power = check_positive("coefficient", coefficient), check_positive("power", power)
     if total_steps is not None:
         total_steps = check_integer("total_steps", total_steps, least=1)
-    return QSR(base, float(coefficient), total_steps, float(power))
+    return QSR(base, coefficient, total_steps, power)
 
 
 _SHIPPED = {cls.__name__: cls for cls in (Constant, Linear, QSR)}

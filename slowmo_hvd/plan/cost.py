@@ -112,6 +112,12 @@ class Way:
         return ", ".join(parts)
 
 
+def hiding_steps(way: Way, training: Training, wire: Wire) -> int:
+    """The local steps that an average takes: the overlap that hides it."""
+    nbytes = training.parameters * way.itemsize / way.fragments
+    return math.ceil(wire.seconds(nbytes, way.itemsize) / training.step)
+
+
 def step_seconds(way: Way, training: Training, wire: Wire) -> float:
     """Seconds of a step, on average over a window.
 

@@ -1,7 +1,6 @@
 """What the planner says: rows, a table, JSON."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from slowmo_hvd.plan.cost import (
     Way,
     Wire,
     bytes_a_step,
+    hiding_steps,
     smallest_period,
     step_seconds,
 )
@@ -43,16 +43,17 @@ def ways(periods: Sequence[int], training: Training, wire: Wire) -> Iterable[Way
     """
     yield from (Way(), Way(itemsize=2))
     for period in periods:
-        for itemsize in (4, 2):
-            yield Way(period, itemsize)
-            average = wire.seconds(training.parameters * itemsize, itemsize)
-            overlap = min(math.ceil(average / training.step), period - 1)
-            if overlap:
-                yield Way(period, itemsize, overlap)
+        for way in (Way(period), Way(period, itemsize=2)):
+            yield way
+            if (overlapping := _overlapping(way, training, wire)).overlap:
+                yield overlapping
         if period >= _FRAGMENTS:
-            average = wire.seconds(training.parameters * 4 / _FRAGMENTS, 4)
-            overlap = min(math.ceil(average / training.step), period - 1)
-            yield Way(period, 4, overlap, fragments=_FRAGMENTS)
+            yield _overlapping(Way(period, fragments=_FRAGMENTS), training, wire)
+
+
+def _overlapping(way: Way, training: Training, wire: Wire) -> Way:
+    overlap = min(hiding_steps(way, training, wire), way.period - 1)
+    return dataclasses.replace(way, overlap=overlap)
 
 
 def rows(periods: Sequence[int], training: Training, wire: Wire) -> list[Row]:
@@ -68,8 +69,7 @@ def rows(periods: Sequence[int], training: Training, wire: Wire) -> list[Row]:
 def advice(training: Training, wire: Wire, overhead: float) -> list[str]:
     """The smallest τ for each way to send, a sentence for each."""
     found = []
-    average = wire.seconds(training.parameters * 4, 4)
-    overlap = math.ceil(average / training.step)
+    overlap = hiding_steps(Way(1), training, wire)
     for way in (Way(1), Way(1, itemsize=2), Way(overlap + 1, overlap=overlap)):
         period = smallest_period(way, training, wire, overhead)
         if period is None:

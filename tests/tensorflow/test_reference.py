@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from courses import CHANGING, COURSES, PACES, Course
+from courses import CHANGING, COURSES, PACES, Course, changing_config
 from keras_models import slow_state
 from problem import SCHEDULES, STEPS, X0, Array, assert_close, gradient
 
@@ -191,8 +191,7 @@ def test_matches_the_reference_with_an_overlap_and_fragments(
 def test_matches_the_reference_where_settings_change_from_window_to_window(
     course: str, changing: str
 ) -> None:
-    settings = {"warmup_steps": COURSES[course].warmup_steps, **CHANGING[changing]}
-    check(SlowMoConfig(**settings), INNER["SGD"], COURSES[course], "float64")
+    check(changing_config(course, changing), INNER["SGD"], COURSES[course], "float64")
 
 
 def test_matches_the_reference_with_the_averaged_buffers_of_fragments() -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from courses import CHANGING, COURSES, PACES, Course
+from courses import CHANGING, COURSES, PACES, Course, changing_config
 from problem import SCHEDULES, STEPS, X0, gradient
 from torch_problem import assert_close, groups, parameters, take_step
 
@@ -133,8 +133,7 @@ def test_matches_the_reference_with_an_overlap_and_fragments(
 def test_matches_the_reference_where_settings_change_from_window_to_window(
     course: str, changing: str
 ) -> None:
-    settings = {"warmup_steps": COURSES[course].warmup_steps, **CHANGING[changing]}
-    check(SlowMoConfig(**settings), INNER["SGD"], COURSES[course], torch.float64)
+    check(changing_config(course, changing), INNER["SGD"], COURSES[course], torch.float64)
 
 
 def test_matches_the_reference_with_the_averaged_buffers_of_fragments() -> None:
