@@ -1,0 +1,1 @@
+"""Real data that is fetched, never committed: one module a source."""

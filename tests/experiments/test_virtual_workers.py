@@ -1,0 +1,96 @@
+"""Virtual workers end where real ones under horovodrun do, with every method of the experiments."""
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import slowmo_hvd.torch as hvd
+from experiments.real_workers import compare
+from experiments.settings import Setting
+from experiments.tasks.task import Batch, Forward
+from experiments.virtual_workers import VirtualWorkers
+from slowmo_hvd.core.config import SlowMoConfig
+
+
+class Small:
+    """Noise to be classified, with BatchNorm, SGD or AdamW."""
+
+    batch = 4
+    size = 4 * 4 * 15
+
+    def __init__(self, inner: str) -> None:
+        self._inner = inner
+        generator = torch.Generator().manual_seed(1)
+        self._inputs = torch.randn(self.size, 6, generator=generator)
+        self._labels = torch.randint(0, 3, (self.size,), generator=generator)
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(
+            *(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        )
+
+    def inner(self, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+        if self._inner == "AdamW":
+            return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.1)
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-3)
+
+    def factor(self, progress: float) -> float:
+        return 0.1 if progress > 0.6 else 1.0
+
+    def examples(self, indices: Tensor) -> Batch:
+        return self._inputs[indices], self._labels[indices]
+
+    def loss(self, forward: Forward, batch: Batch) -> Tensor:
+        inputs, labels = batch
+        return F.cross_entropy(forward(inputs), labels)
+
+
+CASES = [
+    ("averaging", 0.0, "auto"),
+    ("slowmo", 0.0, "auto"),
+    ("slowmo", 0.5, "reset"),
+    ("slowmo", 0.5, "maintain"),
+    ("slowmo", 0.5, "average"),
+    ("post-local", 0.0, "auto"),
+    ("diloco", 0.9, "auto"),
+    ("qsr", 0.0, "auto"),
+]
+
+
+@pytest.mark.ranks(2, 4)
+@pytest.mark.parametrize("inner", ["SGD", "AdamW"])
+@pytest.mark.parametrize(("method", "slow_momentum", "buffers"), CASES)
+def test_end_where_real_ones_do(
+    method: str, slow_momentum: float, buffers: str, inner: str
+) -> None:
+    setting = Setting("small", method, hvd.size(), 4, slow_momentum, buffers)
+    # 25 steps: an epoch and more, and an end inside a window.
+    apart = compare(Small(inner), setting, lr=0.05, steps=25, dtype=torch.float64)
+
+    assert max(apart.values()) < 1e-12, apart
+
+
+def test_bmuf_is_slowmo_whose_gamma_is_one() -> None:
+    task = Small("SGD")
+    ends = []
+    for scaled, lr in ((True, 1.0), (False, 1.0), (False, 0.5)):
+        torch.manual_seed(0)
+        config = SlowMoConfig(sync_period=2, slow_momentum=0.5)
+        workers = VirtualWorkers(task.model(), 2, task.loss, task.inner, config, scaled=scaled)
+        for rate in (lr, lr, lr / 10, lr / 10):
+            workers.step(task.examples(torch.arange(8).view(2, 4)), rate)
+        ends.append(workers.mean().state_dict()["0.weight"])
+    # With γ = 1 in the first window both hold the same u, of which the second, with γ = 0.1, takes
+    # a tenth as much where u is divided by γ.
+    assert not torch.allclose(ends[0], ends[1])
+    assert not torch.allclose(ends[1], ends[2])
+
+
+def test_refuse_what_they_do_not_simulate() -> None:
+    task = Small("SGD")
+    for more in ({"overlap_steps": 1}, {"fragments": 2}):
+        with pytest.raises(ValueError, match="neither overlap_steps nor fragments"):
+            VirtualWorkers(task.model(), 2, task.loss, task.inner, SlowMoConfig(**more))
