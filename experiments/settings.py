@@ -6,17 +6,8 @@ from typing import Any
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.schedules import qsr
 
-#: The methods, and what the tables call them.
-METHODS = {
-    "averaging": "gradient averaging",
-    "slowmo": "SlowMo",
-    "post-local": "post-local SGD",
-    "bmuf": "BMUF, u not divided by γ",
-    "diloco": "DiLoCo's outer step",
-    "snoo": "SNOO",
-    "qsr": "QSR",
-}
-DILOCO_RATE = 0.7  #: α of the outer step of DiLoCo, and of SNOO here
+METHODS = ("averaging", "slowmo", "post-local", "bmuf", "diloco", "snoo", "qsr")
+DILOCO_RATE, DILOCO_MOMENTUM = 0.7, 0.9  #: α and β of the outer step of DiLoCo, and of SNOO here
 QSR_COEFFICIENT = 0.25  #: c over the peak learning rate, as 0.2 over 0.8 in the paper of QSR
 
 
@@ -42,6 +33,10 @@ class Setting:
     slow_momentum: float = 0.0
     buffers: str = "auto"
     batch_factor: int = 1
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"there is no method {self.method!r}: {', '.join(METHODS)}")
 
     @property
     def scaled(self) -> bool:

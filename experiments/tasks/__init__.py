@@ -3,9 +3,11 @@
 import functools
 
 from experiments.tasks.fashion import Fashion
+from experiments.tasks.language import Language
 from experiments.tasks.task import Task
+from experiments.tasks.translation import Translation
 
-TASKS = {cls.name: cls for cls in (Fashion,)}
+TASKS = {cls.name: cls for cls in (Fashion, Language, Translation)}
 
 
 @functools.cache

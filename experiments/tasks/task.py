@@ -24,6 +24,7 @@ class Task(Protocol):
         selects: the validation figure by which a learning rate is chosen; the lower, the better.
         digest: a checksum of the data.
         size: examples to train on.
+        lengths: of each example, where those of one step are to be about equally long.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Task(Protocol):
     selects: str
     digest: str
     size: int
+    lengths: Tensor | None
 
     def model(self) -> nn.Module:
         """A new one, by torch's random numbers."""
@@ -64,8 +66,18 @@ def batches(task: Task, seed: int, epoch: int, workers: int, batch: int) -> Iter
     """
     generator = torch.Generator().manual_seed(1000 * seed + epoch)
     order = torch.randperm(task.size, generator=generator)
-    for at in range(steps_of(task, workers, batch)):
-        yield order[at * workers * batch :][: workers * batch].view(workers, batch)
+    number = steps_of(task, workers, batch)
+    steps = order[: number * workers * batch]
+    if task.lengths is not None:
+        lengths = task.lengths[steps].float()
+        # Sorted, but for noise that mixes neighbours; the steps then in any order.
+        noise = torch.rand(len(lengths), generator=generator)
+        steps = steps[(lengths + noise).argsort()]
+        turns = torch.randperm(number, generator=generator)
+        steps = steps.view(number, -1)[turns]
+        within = torch.rand(steps.shape, generator=generator).argsort(1)
+        steps = steps.gather(1, within)
+    yield from steps.view(number, workers, batch)
 
 
 def steps_of(task: Task, workers: int, batch: int) -> int:
