@@ -58,6 +58,18 @@ CHANGING: dict[str, dict[str, Any]] = {
 }
 
 
+CLIPPED: dict[str, dict[str, Any]] = {
+    "a clip": {"sync_period": 3, "clip_displacement": 1.0, "nesterov": True},
+    "a clip of fragments": {
+        "sync_period": 3,
+        "clip_displacement": 1.0,
+        "fragments": 2,
+        "overlap_steps": 1,
+    },
+}
+
+
 def changing_config(course: str, changing: str) -> SlowMoConfig:
-    """The configuration of a course whose settings change."""
-    return SlowMoConfig(**{"warmup_steps": COURSES[course].warmup_steps, **CHANGING[changing]})
+    """The configuration of a course whose settings change, or clip."""
+    settings = {**CHANGING, **CLIPPED}[changing]
+    return SlowMoConfig(**{"warmup_steps": COURSES[course].warmup_steps, **settings})

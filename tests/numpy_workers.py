@@ -149,6 +149,14 @@ class Slow:
             self.restart(inside)
         return float(total @ total)
 
+    def keep(self, bucket: Bucket, total: np.ndarray) -> tuple[np.ndarray, list[float]]:
+        kept = total.copy()
+        total[...] = np.nan
+        return kept, [
+            float(np.sum(kept[offset : offset + stop - start] ** 2))
+            for _, start, stop, offset in bucket.runs
+        ]
+
     def restart(self, inside: slice) -> None:
         self.x[inside] = self.anchor[inside]
 

@@ -15,7 +15,7 @@ from slowmo_hvd.core.schedule import Schedule
 Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
 
 #: Settings that are a number on one rank and perhaps a function, or None, on another.
-_OF_ANY_KIND = ("sync_period", "slow_lr", "slow_momentum", "outlier_factor")
+_OF_ANY_KIND = ("sync_period", "slow_lr", "slow_momentum", "outlier_factor", "clip_displacement")
 _LONGEST = 200  # characters of a value in an error
 _POSITION = (
     "whether there is a slow state",

@@ -4,18 +4,19 @@
    group. It travels by itself, exact whatever the compression. Until it has been read nothing has
    changed, and an error in it is the same on every rank.
 2. The buckets: the workers' displacements are summed, and lead to the outer step, one by one. What
-   follows them, such as averaged buffers, travels in the same pipeline.
+   follows them, such as averaged buffers, travels in the same pipeline. To be clipped, all sums
+   are kept until the last is there, and their norm is known.
 3. Each worker's ‖d‖², which is known once all is packed, for the record.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.header import Header
-from slowmo_hvd.core.outer import OuterStep
+from slowmo_hvd.core.outer import OuterStep, is_usable
 from slowmo_hvd.core.pipeline import Load, send
 from slowmo_hvd.core.ports import Crossing, Slow
 from slowmo_hvd.core.records import SyncRecord
@@ -75,6 +76,8 @@ class Average:
         self._news = news
         self.changed = False
         self._squares = self._squares_of_sum = self._squares_of_all = 0.0
+        self._kept: list[_Kept] = []
+        self._clipped = 1.0
         self.bytes = 0  #: handed to allreduce
         self.waited = 0.0  #: seconds, for the wire and for slower workers
 
@@ -100,6 +103,7 @@ class Average:
             yield from crossing.loads(self.roll, f"{self._name}.inner", news=self._news)
 
         send(loads(), self._transport, self._name)
+        self._take_kept()
         (self._squares_of_all,) = self._transport.finish_numbers(figures[0])
         crossing.end()
         self.bytes = self._transport.sent - sent
@@ -126,7 +130,8 @@ class Average:
         for fragment, gammas in self.gammas.items():
             steps = [self._header.settings.outer_step(fragment, gamma) for gamma in gammas]
             for index, bucket in enumerate(self._slow.buckets_of(fragment)):
-                yield _Displacement(self, f"fragment{fragment}.bucket{index}", bucket, steps)
+                name = f"fragment{fragment}.bucket{index}"
+                yield _Displacement(self, name, fragment, bucket, steps)
 
     def pack(self, bucket: Bucket, wire: Any) -> None:
         """Write this worker's displacement."""
@@ -135,10 +140,40 @@ class Average:
         else:
             self._slow.nothing(wire)
 
-    def land(self, bucket: Bucket, total: Any, steps: Sequence[OuterStep]) -> None:
-        """Take the outer step from the workers' sum."""
+    def land(self, fragment: int, bucket: Bucket, total: Any, steps: Sequence[OuterStep]) -> None:
+        """Take the outer step from the workers' sum, or keep it to be clipped."""
         self.changed = True
+        if self._limit is not None and fragment in self._header.settings.outer:
+            kept, squares = self._slow.keep(bucket, total)
+            self._kept.append(_Kept(fragment, bucket, kept, squares, steps))
+        else:
+            self._step(bucket, total, steps)
+
+    def _step(self, bucket: Bucket, total: Any, steps: Sequence[OuterStep]) -> None:
         self._squares_of_sum += self._slow.outer_step(bucket, total, self.roll.contributors, steps)
+
+    @property
+    def _limit(self) -> float | None:
+        return self._header.config.clip_displacement
+
+    def _take_kept(self) -> None:
+        """Take the outer steps from what was kept, clipped. On every rank alike: it is of sums."""
+        factors = {fragment: self._clip(fragment) for fragment in self.gammas}
+        self._clipped = min(factors.values())
+        while self._kept:  # each is let go as soon as it is used
+            fragment, bucket, total, _, steps = self._kept.pop(0)
+            self._step(bucket, total, [step.clipped(factors[fragment]) for step in steps])
+
+    def _clip(self, fragment: int) -> float:
+        """By what to multiply a fragment's d̄ so that the norm of d̄/γ is within the limit."""
+        gammas, squares = self.gammas[fragment], 0.0
+        for kept in (kept for kept in self._kept if kept.fragment == fragment):
+            for run, square in zip(kept.bucket.runs, kept.squares, strict=True):
+                gamma = gammas[run.group]
+                # A group without γ adds nothing to u, and has hardly moved.
+                squares += float(square) / gamma**2 if is_usable(gamma) else 0.0
+        norm = math.sqrt(squares) / self.roll.contributors
+        return 1.0 if self._limit is None or norm <= self._limit else self._limit / norm
 
     def record(
         self,
@@ -172,6 +207,7 @@ class Average:
             sync_period=period,
             slow_lr=outer.slow_lr,
             slow_momentum=outer.slow_momentum,
+            clipped=self._clipped,
         )
 
 
@@ -197,13 +233,29 @@ class _Displacement:
     exact = False
 
     def __init__(
-        self, average: Average, name: str, bucket: Bucket, steps: Sequence[OuterStep]
+        self,
+        average: Average,
+        name: str,
+        fragment: int,
+        bucket: Bucket,
+        steps: Sequence[OuterStep],
     ) -> None:
         self.name, self.room, self.size = name, bucket.room, bucket.size
-        self._average, self._bucket, self._steps = average, bucket, steps
+        self._average, self._fragment, self._bucket = average, fragment, bucket
+        self._steps = steps
 
     def pack(self, wire: Any) -> None:
         self._average.pack(self._bucket, wire)
 
     def land(self, total: Any) -> None:
-        self._average.land(self._bucket, total, self._steps)
+        self._average.land(self._fragment, self._bucket, total, self._steps)
+
+
+class _Kept(NamedTuple):
+    """A sum that waits to be clipped."""
+
+    fragment: int
+    bucket: Bucket
+    total: Any
+    squares: Sequence[Any]  #: of each of the bucket's runs
+    steps: Sequence[OuterStep]

@@ -29,11 +29,11 @@ def check_number(name: str, value: Any, legal: str) -> float:
     return number
 
 
-def check_positive(name: str, value: Any) -> float:
-    """``value`` as a finite float above 0, or TypeError or ValueError."""
-    number = check_number(name, value, "a finite number > 0")
+def check_positive(name: str, value: Any, legal: str = "a finite number > 0") -> float:
+    """``value`` as a finite float above 0, or TypeError or ValueError, which say what is legal."""
+    number = check_number(name, value, legal)
     if number <= 0:
-        raise ValueError(f"{name} must be a finite number > 0, got {number}")
+        raise ValueError(f"{name} must be {legal}, got {number}")
     return number
 
 

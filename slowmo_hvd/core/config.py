@@ -54,6 +54,10 @@ class SlowMoConfig:
             it from the average and give it the others' model, or "raise" on every worker.
         outlier_factor: k; a sync leaves out each worker whose ‖d^i‖ is more than k times the
             workers' median, as one that is not finite; number > 1, or None for no such guard.
+        clip_displacement: φ; in the outer step the averaged displacement over γ is scaled down to
+            this Euclidean norm where it is longer, over all parameters of a fragment, as in EDiT
+            (arXiv 2412.07210); number > 0, or None for no such guard. The displacement over γ is of
+            a gradient's size times τ. All sums are held until the last: one copy of the model.
         bucket_bytes: what a sync sends at once, in bytes; int >= 8. A few are in memory.
         overlap_steps: d, the local steps that go on while an average is under way, none of which
             is lost; int with 0 <= d < τ. 0 is the paper's algorithm, where training waits.
@@ -77,6 +81,7 @@ class SlowMoConfig:
     overlap_steps: int = 0
     fragments: int = 1
     outlier_factor: float | None = None
+    clip_displacement: float | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
@@ -107,6 +112,10 @@ class SlowMoConfig:
             if factor <= 1:
                 raise ValueError(f"outlier_factor must be {legal}, got {factor}")
             set_field(self, "outlier_factor", factor)
+        if self.clip_displacement is not None:
+            legal = "a finite number > 0, or None"
+            norm = check_positive("clip_displacement", self.clip_displacement, legal)
+            set_field(self, "clip_displacement", norm)
         self._check_pace()
 
     def _check_pace(self) -> None:
@@ -188,7 +197,7 @@ class SlowMoConfig:
 
     def arithmetic(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one that was saved, as builtins."""
-        free = ("on_nonfinite", "bucket_bytes", "outlier_factor")
+        free = ("on_nonfinite", "bucket_bytes", "outlier_factor", "clip_displacement")
         return {name: value for name, value in self.asdict().items() if name not in free}
 
 

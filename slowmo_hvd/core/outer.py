@@ -10,6 +10,11 @@ from slowmo_hvd.core.config import OuterSettings
 SMALLEST_GAMMA = 2.0**-126
 
 
+def is_usable(gamma: Any) -> Any:
+    """Whether there is a γ to divide by."""
+    return abs(gamma) >= SMALLEST_GAMMA
+
+
 class OuterStep(NamedTuple):
     """One outer step, as every adapter applies it to its tensors.
 
@@ -25,6 +30,10 @@ class OuterStep(NamedTuple):
     carry: Any
     decay: Any
     gain: Any
+
+    def clipped(self, factor: float) -> "OuterStep":
+        """The step from d̄ times a factor."""
+        return self._replace(step=self.step * factor, gain=self.gain * factor)
 
 
 #: The workers' mean, with the slow momentum left as it is: a step of the warm-up.
@@ -57,7 +66,7 @@ def outer_step(
         where: ``where(condition, yes, no)`` for the type of ``gamma``.
     """
     alpha, beta, nesterov = settings
-    usable = abs(gamma) >= SMALLEST_GAMMA
+    usable = is_usable(gamma)
     if nesterov:
         step, carry = alpha * (1 + beta), alpha * beta**2 * gamma
     else:

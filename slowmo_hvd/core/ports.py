@@ -35,6 +35,13 @@ class Slow(Protocol):
         There x^i begins a window, unless it was launched.
         """
 
+    def keep(self, bucket: Bucket, total: Any) -> tuple[Any, Sequence[Any]]:
+        """Take a sum out of the memory that travels, for an `outer_step` later.
+
+        Returns:
+            It, and the squared norm of each of the bucket's runs in it.
+        """
+
     def nothing(self, out: Any) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
 

@@ -30,6 +30,9 @@ class SyncRecord:
             as outliers.
         fragments: which parts of the model were synchronised, from 0.
         sync_period: τ of the window that it ended, or cut short, of the first of its fragments.
+        clipped: what the averaged displacement was multiplied by, by ``clip_displacement``, of the
+            fragment where it was most; 1 where it was short enough. ``displacement_norm`` is that
+            of before.
         slow_lr: α of the outer step; 1 while warming up, where the plain mean is taken.
         slow_momentum: β; 0 while warming up.
         outliers: those of ``excluded`` that had moved too far, by ``outlier_factor``.
@@ -52,6 +55,7 @@ class SyncRecord:
     slow_lr: float = 1.0
     slow_momentum: float = 0.0
     outliers: tuple[int, ...] = ()
+    clipped: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ A parameter group is one array here. No array is changed in place.
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
@@ -192,18 +193,19 @@ def slowmo(
     rates: list[list[Sequence[float]]] = [[] for _ in fragments]  # each window's so far
 
     def average(fragment: int, now: int) -> None:
-        on_its_way[fragment] = max(
-            abs(sum(rate[j] for rate in rates[fragment])) / len(rates[fragment]) for j in groups
-        )
+        means = [mean([x[i][j] for i in ranks]) for j in groups]  # line 6: the one ALLREDUCE
+        gammas = [sum(rate[j] for rate in rates[fragment]) / len(rates[fragment]) for j in groups]
+        on_its_way[fragment] = max(map(abs, gammas))
+        if config.clip_displacement is not None and now > config.warmup_steps:
+            means = clipped(means, anchor, gammas, inside[fragment], config.clip_displacement)
         for j in inside[fragment]:
-            x_bar = mean([x[i][j] for i in ranks])  # line 6, x_{t,τ}: the one ALLREDUCE
+            x_bar, gamma = means[j], gammas[j]  # x_{t,τ}, γ_t
             if now <= config.warmup_steps:
                 # Post-local SGD: T. Lin, S. U. Stich, K. K. Patel, M. Jaggi, "Don't Use Large
                 # Mini-Batches, Use Local SGD", ICLR 2020, arXiv 1808.07217, section 3: up to a
                 # given step the workers average after every step. No window is open, u stays.
                 anchor[j] = x_bar
             else:
-                gamma = sum(rate[j] for rate in rates[fragment]) / len(rates[fragment])
                 anchor[j], u[j] = outer_step(
                     anchor[j], x_bar, u[j], gamma, config, windows[fragment]
                 )
@@ -321,6 +323,24 @@ def outer_step(
     # A. Douillard et al., arXiv 2311.08105, Algorithm 1, with the step of torch.optim.SGD.
     d = g + beta * u if config.nesterov else u
     return x0 - alpha * gamma * d, u  # line 8
+
+
+def clipped(
+    means: Sequence[Array],
+    anchor: Sequence[Array],
+    gammas: Sequence[float],
+    inside: Sequence[int],
+    limit: float,
+) -> list[Array]:
+    """The means, moved towards the anchor so that ‖(x_{t,0} - x̄)/γ‖ is within the limit.
+
+    Q. Cheng et al., "EDiT: A Local-SGD-Based Efficient Distributed Training Method for Large
+    Language Models", ICLR 2025, arXiv 2412.07210, section 3.2, the clip of the pseudo-gradient.
+    """
+    squares = [((anchor[j] - means[j]) ** 2).sum() / gammas[j] ** 2 for j in inside if gammas[j]]
+    norm = math.sqrt(sum(squares))
+    factor = min(1.0, limit / norm) if norm else 1.0
+    return [a + factor * (x_bar - a) for a, x_bar in zip(anchor, means, strict=True)]
 
 
 def average_buffers(bases: Sequence[Base]) -> None:

@@ -4,6 +4,7 @@ Memory in units of the variables at float32: one for the anchor and, where β > 
 momentum; and a few buckets while a sync lasts. It is called eagerly.
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -185,6 +186,15 @@ class SlowModel:
         squares = self._graph(self._outer_step, bucket)(values, coefficients)
         (self._graph if self._bound(bucket) else self._often)(self._restart, bucket)()
         return squares
+
+    def keep(self, bucket: Bucket, total: Wire) -> tuple[Wire, list[Any]]:
+        """A sum in a wire of its own, and the squared norm of each run in it."""
+        kept = copy.copy(total)
+        total.values = None
+        return kept, [
+            _squared(kept.values[offset : offset + stop - start])
+            for _, start, stop, offset in bucket.runs
+        ]
 
     def _bound(self, bucket: Bucket) -> bool:
         """Whether there is a constraint, on which the anchor depends, equal on every rank."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.torch.rooms import Room
 
@@ -67,6 +68,18 @@ def _outer_step(
         momentum.mul_(step.decay)
     if step.gain:
         momentum.add_(total, alpha=step.gain / workers)
+
+
+def squared_norms(bucket: Bucket, total: Tensor) -> list[Tensor]:
+    """Of each of a bucket's runs in a sum, float64 tensors."""
+    squares = []
+    for _, start, stop, offset in bucket.runs:
+        square = zero(bucket.room)
+        for at in strides(stop - start, bucket.room):
+            part = total[offset : offset + stop - start][at]
+            square += torch.dot(part, part)
+        squares.append(square)
+    return squares
 
 
 def land(anchor: Tensor, launched: Tensor, numbers: Tensor, out: Tensor, room: Room) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.torch.arithmetic import displacement, outer_step, zero
+from slowmo_hvd.torch.arithmetic import displacement, outer_step, squared_norms, zero
 from slowmo_hvd.torch.rooms import Room
 
 
@@ -76,6 +76,10 @@ class Launched:
             anchor, sums = self._anchors[room][start:stop], total[offset : offset + stop - start]
             squares += outer_step(anchor, momentum, sums, workers, steps[group], room, None)
         return squares
+
+    def keep(self, bucket: Bucket, total: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """A copy of a sum, and the squared norm of each run in it."""
+        return total.clone(), squared_norms(bucket, total)
 
     def nothing(self, out: Tensor) -> None:
         """Write zeros, the displacement of a worker that is not sound."""

@@ -94,6 +94,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
             the workers' median, as one whose weights are not finite; > 1, or None for no such
             guard. It costs one more pass over the weights. With 2 workers, whose median is their
             mean, only k < 2 can leave one out.
+        clip_displacement: φ; where the averaged displacement over γ, the learning rate, is longer
+            than this, the outer step is taken from one that is as long; > 0, or None for no such
+            guard. Its size is that of a gradient times τ: take a multiple of ``displacement_norm``
+            over ``learning_rates`` in the records of a sound run. It is the Euclidean norm over
+            all parameters, or over a fragment's. The sums are kept until all have come: another
+            copy of the model for the time of a sync.
         bucket_bytes: what a sync sends at once, >= 8. Three buckets need memory, beside the slow
             state; more of them hide more of the arithmetic behind the wire.
         overlap_steps: d, the local steps that go on while an average is under way; none is lost.
@@ -137,6 +143,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         overlap_steps: int = 0,
         fragments: int = 1,
         outlier_factor: float | None = None,
+        clip_displacement: float | None = None,
     ) -> None:
         # Not super().__init__(): it would replace the inner optimizer's state and groups.
         check_inner(optimizer)
@@ -160,6 +167,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             overlap_steps=overlap_steps,
             fragments=fragments,
             outlier_factor=outlier_factor,
+            clip_displacement=clip_displacement,
         )
         check_compression(compression)
         check_flag("sparse_as_dense", sparse_as_dense)

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from slowmo_hvd.core.buckets import Bucket, Leaf, Piece, plan, share_out
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.torch.arithmetic import displacement, land, outer_step, strides, zero
+from slowmo_hvd.torch.arithmetic import (
+    displacement,
+    land,
+    outer_step,
+    squared_norms,
+    strides,
+    zero,
+)
 from slowmo_hvd.torch.launched import Launched
 from slowmo_hvd.torch.rooms import Room, read, real, room_of, write
 
@@ -175,6 +182,10 @@ class SlowModel:
             if alone is None:
                 self._write(part, part.anchors)
         return squares
+
+    def keep(self, bucket: Bucket, total: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """A copy of a sum, and the squared norm of each run in it."""
+        return total.clone(), squared_norms(bucket, total)
 
     def anchor(self, bucket: Bucket, out: Tensor) -> None:
         """Write x_{t,0} of a bucket into memory that travels."""

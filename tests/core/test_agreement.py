@@ -95,6 +95,7 @@ def test_the_figures_have_names_and_are_numbers_for_the_wire() -> None:
         ("slow_lr", 1.0, linear(1, 2, 3), "1.0 on rank 0, 'Linear(first=1, last=2, length=3)' on"),
         ("sync_period", qsr(4, 0.2), 4, "'QSR(base=4, coefficient=0.2, total_steps=None, power"),
         ("outlier_factor", None, 5, "None on rank 0, 5.0 on rank 2"),
+        ("clip_displacement", 1, None, "1.0 on rank 0, None on rank 2"),
         ("slow_momentum", 0.5, 0.25, "0.5 on rank 0, 0.25 on rank 2"),
         ("nesterov", False, True, "0 on rank 0, 1 on rank 2"),
         ("warmup_steps", 0, 100, "0 on rank 0, 100 on rank 2"),

@@ -138,10 +138,12 @@ def test_a_configuration_cannot_be_changed_past_its_validation() -> None:
 
 
 def test_asdict_is_builtins_alone_and_builds_the_same_configuration() -> None:
-    config = SlowMoConfig(np.int64(3), np.float32(0.5), 0.25, True, "reset", 2, "raise", 8, 1, 2, 5)
+    config = SlowMoConfig(
+        np.int64(3), np.float32(0.5), 0.25, True, "reset", 2, "raise", 8, 1, 2, 5, 3
+    )
     settings = config.asdict()
     assert SlowMoConfig(**settings) == config
-    types = [int, float, float, bool, str, int, str, int, int, int, float]
+    types = [int, float, float, bool, str, int, str, int, int, int, float, float]
     assert [type(value) for value in settings.values()] == types
 
 
@@ -149,6 +151,7 @@ def test_asdict_is_builtins_alone_and_builds_the_same_configuration() -> None:
     ("settings", "why"),
     [
         ({"overlap_steps": -1}, "overlap_steps must be an int >= 0"),
+        ({"clip_displacement": 0}, "clip_displacement must be a finite number > 0, or None, got 0"),
         ({"outlier_factor": 1}, "outlier_factor must be a finite number > 1, or None, got 1"),
         ({"fragments": 0}, "fragments must be an int >= 1"),
         ({"sync_period": 4, "overlap_steps": 4}, "must be less than sync_period=4: an average"),

@@ -69,6 +69,8 @@ def trained(
         {"sync_period": growing, "slow_momentum": warming_up, "slow_lr": shrinking},
         {"sync_period": growing, "fragments": 2, "overlap_steps": 2, "slow_momentum": warming_up},
         {"sync_period": RULE, "warmup_steps": 1},
+        {"clip_displacement": 2.0, "warmup_steps": 1},
+        {"clip_displacement": 2.0, "fragments": 2, "overlap_steps": 1, "nesterov": True},
         {"sync_period": RULE, "fragments": 2, "overlap_steps": 1},
     ],
     ids=lambda settings: ", ".join(f"{name}={describe(s)}" for name, s in settings.items()),
@@ -122,6 +124,19 @@ def test_a_record_tells_bytes_norm_and_drift() -> None:
         # Six weights; two marks, news and γ; ‖d‖².
         assert record.bytes == 8 * (6 + 4 + 1)
         assert record.learning_rates == (1.0,)
+
+
+def test_a_clip_shortens_the_mean_and_the_record_tells_by_how_much() -> None:
+    def work(worker: Worker) -> SyncRecord:
+        for _ in range(2):
+            step(worker, [1.0, 3.0][worker.rank])  # a mean displacement of 4 in each of six weights
+        assert list(worker.slow.x) == pytest.approx([-4 / 2] * 6)
+        assert worker.engine.stats.last is not None
+        return worker.engine.stats.last
+
+    for record in with_two(work, clip_displacement=4 * 6**0.5 / 2):
+        assert record.clipped == pytest.approx(0.5)
+        assert record.displacement_norm == pytest.approx(4 * 6**0.5)
 
 
 @pytest.mark.parametrize("lost_in", ["x.header", "x.fragment0.bucket0"])

@@ -20,6 +20,7 @@ class Small:
 
     batch = 4
     size = 4 * 4 * 15
+    lengths = None
 
     def __init__(self, inner: str) -> None:
         self._inner = inner

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from courses import CHANGING, COURSES, PACES, Course, changing_config
+from courses import CHANGING, CLIPPED, COURSES, PACES, Course, changing_config
 from keras_models import slow_state
 from problem import SCHEDULES, STEPS, X0, Array, assert_close, gradient
 
@@ -186,7 +186,7 @@ def test_matches_the_reference_with_an_overlap_and_fragments(
 
 
 @pytest.mark.pairwise
-@pytest.mark.parametrize("changing", CHANGING)
+@pytest.mark.parametrize("changing", [*CHANGING, *CLIPPED])
 @pytest.mark.parametrize("course", ["decay", "to zero", "warm-up and flushes"])
 def test_matches_the_reference_where_settings_change_from_window_to_window(
     course: str, changing: str

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from courses import CHANGING, COURSES, PACES, Course, changing_config
+from courses import CHANGING, CLIPPED, COURSES, PACES, Course, changing_config
 from problem import SCHEDULES, STEPS, X0, gradient
 from torch_problem import assert_close, groups, parameters, take_step
 
@@ -128,7 +128,7 @@ def test_matches_the_reference_with_an_overlap_and_fragments(
 
 
 @pytest.mark.pairwise
-@pytest.mark.parametrize("changing", CHANGING)
+@pytest.mark.parametrize("changing", [*CHANGING, *CLIPPED])
 @pytest.mark.parametrize("course", ["decay", "to zero", "warm-up and flushes"])
 def test_matches_the_reference_where_settings_change_from_window_to_window(
     course: str, changing: str
