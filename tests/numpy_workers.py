@@ -160,6 +160,9 @@ class Slow:
     def restart(self, inside: slice) -> None:
         self.x[inside] = self.anchor[inside]
 
+    def scale(self, out: np.ndarray, factor: float) -> None:
+        out *= factor
+
     def nothing(self, out: np.ndarray) -> None:
         out[...] = 0
 

@@ -133,10 +133,13 @@ class Average:
                 name = f"fragment{fragment}.bucket{index}"
                 yield _Displacement(self, name, fragment, bucket, steps)
 
-    def pack(self, bucket: Bucket, wire: Any) -> None:
-        """Write this worker's displacement."""
+    def pack(self, fragment: int, bucket: Bucket, wire: Any) -> None:
+        """Write this worker's displacement, by the weight that it has."""
         if self.sound:
-            self._squares += self._slow.displacement(bucket, wire)
+            weight = self.roll.weight(self._transport.ranks[self._transport.place], fragment)
+            self._squares += weight * self._slow.displacement(bucket, wire)
+            if weight != 1:
+                self._slow.scale(wire, weight)
         else:
             self._slow.nothing(wire)
 
@@ -151,6 +154,11 @@ class Average:
 
     def _step(self, bucket: Bucket, total: Any, steps: Sequence[OuterStep]) -> None:
         self._squares_of_sum += self._slow.outer_step(bucket, total, self.roll.contributors, steps)
+
+    @property
+    def _samples(self) -> int:
+        first = next(iter(self.gammas))
+        return sum(self.roll.samples[first].values()) if self.roll.samples else 0
 
     @property
     def _limit(self) -> float | None:
@@ -208,6 +216,7 @@ class Average:
             slow_lr=outer.slow_lr,
             slow_momentum=outer.slow_momentum,
             clipped=self._clipped,
+            samples=self._samples,
         )
 
 
@@ -245,7 +254,7 @@ class _Displacement:
         self._steps = steps
 
     def pack(self, wire: Any) -> None:
-        self._average.pack(self._bucket, wire)
+        self._average.pack(self._fragment, self._bucket, wire)
 
     def land(self, total: Any) -> None:
         self._average.land(self._fragment, self._bucket, total, self._steps)

@@ -43,6 +43,7 @@ class Engine:
         schedule: the counters.
         counters: where they are, if not here.
         rates: γ so far of each parameter group, of each fragment.
+        samples: n of each fragment's window so far, this worker's; 0 where it does not count.
         stats: of the syncs so far.
         hooks: called with the record of each sync, by any key.
         name: of its collectives, in use for nothing else, once the ranks have agreed.
@@ -81,6 +82,7 @@ class Engine:
         self.rates = [
             [MeanLearningRate() for _ in range(groups)] for _ in range(self.config.fragments)
         ]
+        self.samples = [0] * self.config.fragments
         self.slow: Slow | None = None
         self._torn = ""
 
@@ -207,6 +209,10 @@ class Engine:
                 mean.add(rate)
         return self.schedule.tick() is not None
 
+    def contribute(self, samples: int) -> None:
+        """Count samples of the step to come, where counters are here."""
+        self.samples = [counted + samples for counted in self.samples]
+
     def act(self) -> None:
         """Land, launch and synchronise what the counters say. A collective.
 
@@ -268,7 +274,7 @@ class Engine:
             RuntimeError: some ranks go on as before.
         """
         figures = [0.0] * (1 + len(self.rates) * len(self.rates[0]))
-        header = Header(self.config, self.schedule.step, changing=True)
+        header = self._plain_header(sound=True, changing=True)
         header.send(self.transport, figures, self.name)
 
     def take_mean(self, slow: Slow, name: str) -> RollCall:
@@ -283,7 +289,7 @@ class Engine:
         """
         where = f"the mean of what was frozen after step {self.schedule.step}"
         gammas = {0: [0.0] * len(self.rates[0])}
-        header = Header(self.config, self.schedule.step, self._squares(slow, gammas) is not None)
+        header = self._plain_header(sound=self._squares(slow, gammas) is not None)
 
         def cross(sound: bool) -> Crossing:
             return self.inner.stop(slow, sound=sound)
@@ -338,7 +344,8 @@ class Engine:
             self.inner.cross(slow, [fragment], sound=header.sound, opens_window=True).end()
             average = self._average(launched, NoCrossing, gammas, self.name, header)
             window, period = self.schedule.windows[fragment], self.schedule.periods[fragment]
-            flight = Flight(average, window, period, self.rates[fragment])
+            rates, samples = self.rates[fragment], self.samples[fragment]
+            flight = Flight(average, window, period, rates, samples)
             self.schedule.launch(fragment, settings.periods)
             self._begin_windows([fragment])
             self._counted()
@@ -385,6 +392,7 @@ class Engine:
                 self.schedule.reopen(fragment, flight.period)
                 for mean, earlier in zip(self.rates[fragment], flight.rates, strict=True):
                     mean.add(earlier.total, earlier.steps)
+                self.samples[fragment] += flight.samples
                 self._counted()
             raise
 
@@ -421,8 +429,20 @@ class Engine:
             self._warned = True
             warn([powerless(factor)])
         squares = self._squares(slow, gammas)
-        norm = 0.0 if squares is None else math.sqrt(squares)
-        return Header(self.config, self.schedule.step, squares is not None, settings, norm)
+        return Header(
+            self.config,
+            self.schedule.step,
+            squares is not None,
+            settings,
+            norm=0.0 if squares is None else math.sqrt(squares),
+            samples=[n if f in gammas else 0 for f, n in enumerate(self.samples)],
+        )
+
+    def _plain_header(self, *, sound: bool, changing: bool = False) -> Header:
+        """Where nothing is weighted, as long as any other."""
+        nothing = [0] * self.config.fragments
+        step = self.schedule.step
+        return Header(self.config, step, sound, samples=nothing, changing=changing)
 
     def _squares(self, slow: Slow, gammas: dict[int, list[float]]) -> float | None:
         """‖x^i‖², or ‖d^i‖² where outliers are looked for; None if it may not contribute."""
@@ -442,15 +462,16 @@ class Engine:
     def _begin_windows(self, fragments: Collection[int]) -> None:
         for fragment in fragments:
             self.rates[fragment] = [MeanLearningRate() for _ in self.rates[fragment]]
+            self.samples[fragment] = 0
 
     def _counted(self) -> None:
         if self.counters is not None:
-            self.counters.give(self.schedule, self.rates)
+            self.counters.give(self.schedule, self.rates, self.samples)
 
     def count_from_there(self) -> None:
         """Count from where the counters are, if not here."""
         if self.counters is not None:
-            self.rates = self.counters.take(self.schedule)
+            self.rates, self.samples = self.counters.take(self.schedule)
 
     def _tell(self, record: SyncRecord) -> None:
         self.stats = self.stats.add(record)

@@ -48,16 +48,23 @@ class Flight:
         window: t, that it ended.
         period: τ of that window.
         rates: its mean learning rates, should the launch be taken back.
+        samples: likewise what this worker had counted in it.
         seconds: for which the launch made training stand still.
     """
 
     def __init__(
-        self, average: Average, window: int, period: int, rates: Sequence[MeanLearningRate]
+        self,
+        average: Average,
+        window: int,
+        period: int,
+        rates: Sequence[MeanLearningRate],
+        samples: int,
     ) -> None:
         self.average = average
         self.window = window
         self.period = period
         self.rates = rates
+        self.samples = samples
         self.seconds = 0.0
         self._launched = self._over = time.perf_counter()
 

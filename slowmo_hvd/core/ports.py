@@ -42,6 +42,9 @@ class Slow(Protocol):
             It, and the squared norm of each of the bucket's runs in it.
         """
 
+    def scale(self, out: Any, factor: float) -> None:
+        """Multiply what travels."""
+
     def nothing(self, out: Any) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
 
@@ -69,10 +72,12 @@ class Overlapping(Slow, Protocol):
 class Counters(Protocol):
     """Where the counters are, if not in the engine: in the variables of a graph."""
 
-    def take(self, schedule: Schedule) -> list[list[MeanLearningRate]]:
-        """Have the schedule be where they are; return γ so far, as the engine's ``rates``."""
+    def take(self, schedule: Schedule) -> tuple[list[list[MeanLearningRate]], list[int]]:
+        """Have the schedule be where they are; return the engine's ``rates`` and ``samples``."""
 
-    def give(self, schedule: Schedule, rates: list[list[MeanLearningRate]]) -> None:
+    def give(
+        self, schedule: Schedule, rates: list[list[MeanLearningRate]], samples: list[int]
+    ) -> None:
         """Have them be where the schedule is."""
 
 

@@ -33,6 +33,8 @@ class SyncRecord:
         clipped: what the averaged displacement was multiplied by, by ``clip_displacement``, of the
             fragment where it was most; 1 where it was short enough. ``displacement_norm`` is that
             of before.
+        samples: Σ n, what `contribute` has counted on the workers that are in the average, by which
+            it is weighted, of the first of its fragments; 0 where nobody counts.
         slow_lr: α of the outer step; 1 while warming up, where the plain mean is taken.
         slow_momentum: β; 0 while warming up.
         outliers: those of ``excluded`` that had moved too far, by ``outlier_factor``.
@@ -56,6 +58,7 @@ class SyncRecord:
     slow_momentum: float = 0.0
     outliers: tuple[int, ...] = ()
     clipped: float = 1.0
+    samples: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ from slowmo_hvd.core.schedules import QSR
 Array: TypeAlias = npt.NDArray[np.float64]
 Gradient: TypeAlias = Callable[[int, int, list[Array]], Sequence[npt.ArrayLike]]
 LearningRate: TypeAlias = Callable[[int], Sequence[float]]
+Samples: TypeAlias = Callable[[int, int], int]
 
 
 class Base(Protocol):
@@ -152,6 +153,7 @@ def slowmo(
     steps: int,
     flush_after: Collection[int] = (),
     fragment_of: Sequence[int] | None = None,
+    samples: Samples | None = None,
 ) -> Iterator[State]:
     """Run Algorithm 1 and yield the state after every local step.
 
@@ -172,6 +174,8 @@ def slowmo(
         fragment_of: the fragment in which each group is; all in the first if None. The windows of
             fragment f of F end (f + 1) τ / F steps, rounded down, after the warm-up or the last
             flush, and then every τ steps.
+        samples: ``samples(worker, step)``, by which the workers' means are weighted; if None they
+            are plain.
     """
     groups, ranks, fragments = range(len(x0)), range(workers), range(config.fragments)
     inside = [
@@ -191,9 +195,11 @@ def slowmo(
     left = first_left(tau)  # steps until each fragment's window ends
     windows, lands = [0] * len(fragments), [0] * len(fragments)
     rates: list[list[Sequence[float]]] = [[] for _ in fragments]  # each window's so far
+    counted = [[0] * workers for _ in fragments]  # n of each worker in each window so far
 
     def average(fragment: int, now: int) -> None:
-        means = [mean([x[i][j] for i in ranks]) for j in groups]  # line 6: the one ALLREDUCE
+        n = counted[fragment] if samples else [1] * workers
+        means = [mean([x[i][j] for i in ranks], n) for j in groups]  # line 6: the one ALLREDUCE
         gammas = [sum(rate[j] for rate in rates[fragment]) / len(rates[fragment]) for j in groups]
         on_its_way[fragment] = max(map(abs, gammas))
         if config.clip_displacement is not None and now > config.warmup_steps:
@@ -218,7 +224,7 @@ def slowmo(
                     bases[i][j].reset()
             if strategy == "average":
                 average_buffers([bases[i][j] for i in ranks])
-        rates[fragment] = []
+        rates[fragment], counted[fragment] = [], [0] * workers
         if now > config.warmup_steps:
             windows[fragment] += 1
 
@@ -230,9 +236,11 @@ def slowmo(
 
     for now in range(1, steps + 1):
         lrs = lr(now - 1)
-        for of_fragment in rates:
-            of_fragment.append(lrs)
+        for of_window in rates:
+            of_window.append(lrs)
         for i in ranks:  # line 4, on every worker at once
+            for of_fragment in counted:
+                of_fragment[i] += samples(i, now - 1) if samples else 0
             g = gradient(i, now - 1, x[i])
             x[i] = [
                 bases[i][j].step(x[i][j], np.asarray(g[j], dtype=np.float64), lrs[j])
@@ -350,9 +358,10 @@ def average_buffers(bases: Sequence[Base]) -> None:
         base.buffers = list(means)
 
 
-def mean(values: Sequence[Array]) -> Array:
-    """(1/m) Σ_i x^i."""
+def mean(values: Sequence[Array], n: Sequence[int] | None = None) -> Array:
+    """(1/m) Σ_i x^i, or Σ_i n_i x^i / Σ_i n_i."""
+    n = n or [1] * len(values)
     total = np.zeros_like(values[0])
-    for value in values:
-        total = total + value
-    return total / len(values)
+    for value, weight in zip(values, n, strict=True):
+        total = total + weight * value
+    return total / sum(n)

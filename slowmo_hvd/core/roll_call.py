@@ -28,11 +28,23 @@ class RollCall(NamedTuple):
         ranks: those that are in it, those whose numbers broke among them.
         excluded: of these, those that are not in the average.
         outliers: of these, those whose displacements are finite, and too large.
+        samples: n of each worker that is in the average, by rank, for each fragment; of each 0, or
+            none.
     """
 
     ranks: tuple[int, ...]
     excluded: tuple[int, ...] = ()
     outliers: tuple[int, ...] = ()
+    samples: tuple[Mapping[int, int], ...] = ()
+
+    def weight(self, rank: int, fragment: int) -> float:
+        """By what a worker's displacement is multiplied before the plain mean.
+
+        The mean of n_i m / Σ n of each, where m workers are in it, is Σ n_i d^i / Σ n.
+        """
+        counted = self.samples[fragment] if self.samples else {}
+        total = sum(counted.values())
+        return counted[rank] * len(counted) / total if total else 1.0
 
     @property
     def present(self) -> int:
@@ -124,6 +136,31 @@ def leave_out_outliers(roll: RollCall, norms: Mapping[int, float], factor: float
     bound = factor * statistics.median(moved.values())
     outliers = tuple(rank for rank, norm in moved.items() if norm > bound > 0)
     return roll._replace(excluded=(*roll.excluded, *outliers), outliers=outliers)
+
+
+def count_samples(roll: RollCall, samples: Sequence[Mapping[int, int]], step: int) -> RollCall:
+    """Know how many samples each worker has counted.
+
+    Args:
+        roll: who is in the sync, and in the average.
+        samples: of each worker by rank, for each fragment, the same on every rank.
+        step: local steps attempted.
+
+    Raises:
+        RuntimeError: some workers have counted samples, and some none; on every rank alike.
+    """
+    inside = [rank for rank in roll.ranks if rank not in roll.excluded]
+    counted = tuple({rank: of_one[rank] for rank in inside} for of_one in samples)
+    for of_fragment in counted:
+        none = tuple(rank for rank, number in of_fragment.items() if not number)
+        if none and len(none) < len(inside):
+            some = tuple(rank for rank in inside if rank not in none)
+            raise RuntimeError(
+                f"{_named(none)} counted no samples in the window that ends after step {step}, and "
+                f"{_named(some)} did: call contribute(samples) before step() on every rank, or on "
+                "none; hvd.join() is for a rank that has no more batches"
+            )
+    return roll._replace(samples=counted)
 
 
 def exclusion(excluded: Sequence[int], outliers: Sequence[int], step: int) -> list[str]:

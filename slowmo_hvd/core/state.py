@@ -8,6 +8,7 @@
      "period":   [int], "gamma": [float],             τ of each window, and what a `qsr` goes by
      "lr_total": [[float]], "lr_steps": [[int]],      one MeanLearningRate per parameter group, of
                                                       each fragment
+     "samples":  [int],                               n, what `contribute` has counted, likewise
      "frozen":   [int],                               positions of parameters not trained, so
                                                       without the next two; [] before a step
      "anchor":   {0: tensor, 1: ...},                 x_{t,0} by the parameter's position, or {}
@@ -17,10 +18,10 @@
                   "params":    [[3, 4], ...],         the parameters' shapes
                   "layout":    "..."}}                the form of its state, `form_text`
 
-Version 3 was without "period" and "gamma", since τ was a number. Version 2 was of one fragment,
-with numbers in place of lists of one, and without "landing" and "launched"; version 1 was also
-without "frozen", and had an anchor for each parameter. `check_state` takes all, and `migrated`
-makes one of this version of them.
+Version 3 was without "period" and "gamma", since τ was a number, and without "samples". Version 2
+was of one fragment, with numbers in place of lists of one, and without "landing" and "launched";
+version 1 was also without "frozen", and had an anchor for each parameter. `check_state` takes all,
+and `migrated` makes one of this version of them.
 
 The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
 tells it of their values.
@@ -51,7 +52,8 @@ _KEYS_1 = {
 }
 _KEYS_2 = _KEYS_1 | {"frozen"}
 _KEYS_3 = _KEYS_2 | {"landing", "launched"}
-_KEYS = {1: _KEYS_1, 2: _KEYS_2, 3: _KEYS_3, STATE_VERSION: _KEYS_3 | {"period", "gamma"}}
+_KEYS_4 = _KEYS_3 | {"period", "gamma", "samples"}
+_KEYS = {1: _KEYS_1, 2: _KEYS_2, 3: _KEYS_3, STATE_VERSION: _KEYS_4}
 _CONFIG_BEFORE_3 = {"overlap_steps": 0, "fragments": 1}  # which had no such settings
 # The ranks compare their counters in float64, which holds every whole number below this.
 _COUNTS_END = 2**53
@@ -66,6 +68,7 @@ def pack_state(
     inner: Mapping[str, Any],
     frozen: Sequence[int] = (),
     launched: Mapping[int, Any] | None = None,
+    samples: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """The slow state of one optimizer, as described above."""
     return {
@@ -79,6 +82,7 @@ def pack_state(
         "gamma": list(schedule.gammas),
         "lr_total": [[float(rate.total) for rate in of_fragment] for of_fragment in rates],
         "lr_steps": [[rate.steps for rate in of_fragment] for of_fragment in rates],
+        "samples": list(samples or [0] * config.fragments),
         "frozen": list(frozen),
         "anchor": dict(anchor),
         "momentum": dict(momentum),
@@ -102,7 +106,8 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     if state["version"] < 4:
         windows = state["window"]
         fragments = len(windows) if isinstance(windows, list) else 1
-        state = {**state, **periods_of(state["config"], fragments)}
+        since = periods_of(state["config"], fragments)
+        state = {**state, **since, "samples": [0] * fragments}
     return {**state, "version": STATE_VERSION}
 
 
@@ -164,6 +169,9 @@ def check_state(
     _check_config(state["config"], config)
     _check_counters(state, config)
     _check_rates(state["lr_total"], state["lr_steps"], config.fragments, groups, state["step"])
+    _check_list("samples", state["samples"], config.fragments, "fragments")
+    for samples in state["samples"]:
+        _require_count("samples", samples)
     _check_inner(state["inner"], inner)
     trained = _trained(state, len(shapes))
     _check_tensors("anchor", state["anchor"], trained, shapes, fault)

@@ -116,6 +116,7 @@ def _migrated(arrays: dict[str, _Array], version: int) -> dict[str, _Array]:
             **arrays,
             "period": np.full(fragments, period, np.int64),
             "gamma": np.array(since["gamma"]),
+            "samples": np.zeros(fragments, np.int64),
         }
     return arrays
 
@@ -140,7 +141,7 @@ def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
         "frozen": [],
         "config": _from_bytes("config", arrays["config"]),
         "step": int(arrays["step"]),
-        **{name: arrays[name].tolist() for name in (*OF_FRAGMENTS, "gamma")},
+        **{name: arrays[name].tolist() for name in (*OF_FRAGMENTS, "gamma", "samples")},
         "lr_total": totals,
         "lr_steps": [
             [steps] * len(of_one)

@@ -53,6 +53,7 @@ class Counters:
         # γ of each fragment's window so far: its mean over the window's steps, a sum and a count.
         self._lr_total = counter("lr_total", (fragments, groups), "float64")
         self._lr_steps = counter("lr_steps", (fragments,))
+        self._samples = counter("samples", (fragments,))  # n of each fragment's window so far
 
     def named(self) -> dict[str, Any]:
         """All of them, as tf.Variables, by the names under which they are saved."""
@@ -66,6 +67,7 @@ class Counters:
             "statistics_at": self.statistics_at,
             "lr_total": self._lr_total,
             "lr_steps": self._lr_steps,
+            "samples": self._samples,
         }
         return named if self._attempt is None else {**named, "attempt": self._attempt}
 
@@ -85,6 +87,10 @@ class Counters:
         self._attempt.assign_add(1)
         moves = tf.equal(self._attempt % self._passes, 0)
         tf.cond(moves, then, lambda: None)
+
+    def contribute(self, samples: Any) -> None:
+        """Count samples of the step to come."""
+        self._samples.assign_add(tf.fill(self._samples.shape, tf.cast(samples, tf.int64)))
 
     def count(self, schedule: Schedule, learning_rates: Any, counts: Any) -> Any:
         """Count a step; return whether something is due after it.
@@ -106,8 +112,8 @@ class Counters:
         landing = schedule.lands(self.step, self.landing)
         return counts & tf.reduce_any(ending | landing)
 
-    def take(self, schedule: Schedule) -> list[list[MeanLearningRate]]:
-        """Have the schedule be where these are; return the learning rates. Eager."""
+    def take(self, schedule: Schedule) -> tuple[list[list[MeanLearningRate]], list[int]]:
+        """Have the schedule be where these are; return learning rates and samples. Eager."""
         schedule.step = int(self.step)
         schedule.windows = self._window.numpy().tolist()
         schedule.positions = self._position.numpy().tolist()
@@ -115,9 +121,12 @@ class Counters:
         schedule.periods = self._period.numpy().tolist()
         schedule.gammas = self._gamma.numpy().tolist()
         counted = zip(self._lr_total.numpy().tolist(), self._lr_steps.numpy().tolist(), strict=True)
-        return [[MeanLearningRate(total, steps) for total in totals] for totals, steps in counted]
+        rates = [[MeanLearningRate(total, steps) for total in totals] for totals, steps in counted]
+        return rates, self._samples.numpy().tolist()
 
-    def give(self, schedule: Schedule, rates: list[list[MeanLearningRate]]) -> None:
+    def give(
+        self, schedule: Schedule, rates: list[list[MeanLearningRate]], samples: list[int]
+    ) -> None:
         """Be where the schedule is, after a sync. Eager."""
         self._window.assign(schedule.windows)
         self._position.assign(schedule.positions)
@@ -126,3 +135,4 @@ class Counters:
         self._gamma.assign(schedule.gammas)
         self._lr_total.assign([[rate.total for rate in of_one] for of_one in rates])
         self._lr_steps.assign([of_one[0].steps for of_one in rates])
+        self._samples.assign(samples)

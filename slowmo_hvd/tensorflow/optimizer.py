@@ -20,7 +20,7 @@ from slowmo_hvd.core.arguments import (
     refuse_gradient_arguments,
     refuse_late,
 )
-from slowmo_hvd.core.checks import check_flag
+from slowmo_hvd.core.checks import check_flag, check_integer
 from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow import checkpoint
@@ -412,6 +412,38 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 g if g is None else tf.math.scalar_mul(tf.cast(factor, g.dtype), g) for g in grads
             ]
         return grads
+
+    @_as_written
+    def contribute(self, samples: Any) -> None:
+        """Weight the averages by samples: this worker's next step is of so many.
+
+        To be called before each step, on every rank or on none: the average that ends a window is
+        then Σ n_i d^i / Σ n_i, where n_i is what worker i has counted in the window. It is for
+        batches, or windows, that are not equally large on all ranks. With ``fit`` a model's own
+        ``train_step`` calls it. γ, averaged buffers and moving statistics are plain means as ever.
+
+        Args:
+            samples: examples, or tokens, or whatever the loss is a mean of; an int >= 0, or a
+                tensor of one, such as ``tf.shape(x)[0]``. Several calls before one step add up.
+
+        Raises:
+            TypeError, ValueError: it is no int >= 0; of a tensor in a graph neither is seen.
+            ValueError: the optimizer is not built yet.
+            RuntimeError: in the sync, on every rank, where some have counted and some have not.
+        """
+        if not self.built:
+            raise ValueError(
+                "the optimizer does not know its variables yet: call "
+                "optimizer.build(model.trainable_variables) before contribute()"
+            )
+        if tf.is_tensor(samples):
+            if not samples.dtype.is_integer or samples.shape.rank != 0:
+                raise TypeError(f"samples must be an int >= 0, or a tensor of one, got {samples!r}")
+            if hasattr(samples, "numpy"):
+                samples = int(samples)
+        if not tf.is_tensor(samples):
+            check_integer("samples", samples, least=0)
+        self._training.counters.contribute(samples)
 
     @_as_written
     def flush(self, model: keras.Model | None = None) -> None:

@@ -248,6 +248,10 @@ class SlowModel:
             self._graphs[key] = tf.function(partial(method, bucket), autograph=False)
         return self._graphs[key]
 
+    def scale(self, out: Wire, factor: float) -> None:
+        """Multiply what travels."""
+        out.values *= tf.cast(factor, out.room.wire)
+
     def nothing(self, out: Wire) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
         out.values = tf.zeros([out.size], out.room.wire)

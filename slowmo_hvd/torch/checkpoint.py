@@ -47,6 +47,7 @@ def slow_state(training: Training, inner: Any) -> dict[str, Any]:
         frozen=[position for position in everyone if position not in anchors],
         launched=slow.at_launch() if slow else {},
         inner=_of_inner(training.inner, inner),
+        samples=engine.samples,
     )
 
 
@@ -92,6 +93,7 @@ def load_slow_state(training: Training, saved: Any) -> None:
     training.begin_afresh()
     if saved is not None:
         training.engine.rates = unpack_counters(saved, training.engine.schedule)
+        training.engine.samples = list(saved["samples"])
         training.engine.slow, training.known = slow, known
 
 

@@ -81,6 +81,10 @@ class Launched:
         """A copy of a sum, and the squared norm of each run in it."""
         return total.clone(), squared_norms(bucket, total)
 
+    def scale(self, out: Tensor, factor: float) -> None:
+        """Multiply what travels."""
+        out.mul_(factor)
+
     def nothing(self, out: Tensor) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
         out.zero_()

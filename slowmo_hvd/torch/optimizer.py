@@ -19,7 +19,7 @@ from slowmo_hvd.core.arguments import (
     refuse_gradient_arguments,
     refuse_late,
 )
-from slowmo_hvd.core.checks import check_flag
+from slowmo_hvd.core.checks import check_flag, check_integer
 from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.core.state import refusal
@@ -328,6 +328,24 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if self._sparse_as_dense and not gradients.takes_sparse_only(self._inner):
             closure = gradients.densify(self, closure)
         return self._inner.step() if closure is None else self._inner.step(closure)
+
+    def contribute(self, samples: int) -> None:
+        """Weight the averages by samples: this worker's next step is of so many.
+
+        To be called before each ``step()``, on every rank or on none: the average that ends a
+        window is then Σ n_i d^i / Σ n_i, where n_i is what worker i has counted in the window. It
+        is for batches, or windows, that are not equally large on all ranks. γ, averaged buffers and
+        BatchNorm's statistics are plain means as ever.
+
+        Args:
+            samples: examples, or tokens, or whatever the loss is a mean of; >= 0. Several calls
+                before one step add up.
+
+        Raises:
+            TypeError, ValueError: it is no int >= 0.
+            RuntimeError: in the sync, on every rank, where some have counted and some have not.
+        """
+        self._training.engine.contribute(check_integer("samples", samples, least=0))
 
     def flush(self, model: torch.nn.Module | None = None) -> None:
         """End the window early, with a sync as at its end, so that all ranks hold one model.

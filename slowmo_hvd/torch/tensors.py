@@ -145,6 +145,10 @@ class SlowModel:
         ]
         return torch.stack(norms).double().square().sum()
 
+    def scale(self, out: Tensor, factor: float) -> None:
+        """Multiply what travels."""
+        out.mul_(factor)
+
     def nothing(self, out: Tensor) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
         out.zero_()

@@ -33,8 +33,12 @@ def shrinking(window: int) -> float:
 RULE = qsr(3, 0.7, total_steps=STEPS)  # τ from 3 to 9 and more at these learning rates
 
 
+def samples(worker: int, step: int) -> int:
+    return (3, 0, 5)[worker] + step % 2 + (worker == 1)
+
+
 def trained(
-    config: SlowMoConfig, schedule: str, workers: int, bucket: int
+    config: SlowMoConfig, schedule: str, workers: int, bucket: int, *, counted: bool = False
 ) -> list[list[tuple[list[np.ndarray], ...]]]:
     """The weights of each worker after each step, and what is saved then."""
     ring = Ring(workers)
@@ -43,6 +47,8 @@ def trained(
         worker, states = Worker(config, ring, rank, X0, bucket), []
         slow = worker.slow
         for step in range(STEPS):
+            if counted:
+                worker.engine.contribute(samples(rank, step))
             worker.step(gradient(rank, step, slow.arrays(slow.x.copy())), SCHEDULES[schedule](step))
             if step + 1 in FLUSH_AFTER:
                 worker.engine.flush()
@@ -78,19 +84,40 @@ def trained(
 def test_it_gives_the_references_numbers_whatever_the_size_of_a_bucket(
     settings: dict[str, Any], schedule: str, bucket: int
 ) -> None:
-    config, workers = SlowMoConfig(**{"sync_period": 3, **settings}), 3
-    ours = trained(config, schedule, workers, bucket)
-    lr = SCHEDULES[schedule]
+    compare(SlowMoConfig(**{"sync_period": 3, **settings}), schedule, bucket)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"warmup_steps": 2, "nesterov": True},
+        {"fragments": 2, "overlap_steps": 2},
+        {"clip_displacement": 2.0},
+    ],
+)
+def test_it_gives_the_references_numbers_where_samples_are_counted(
+    settings: dict[str, Any],
+) -> None:
+    config = SlowMoConfig(**{"sync_period": 3, **settings})
+    compare(config, "decaying in and between windows", 2, counted=True)
+
+
+def compare(config: SlowMoConfig, schedule: str, bucket: int, *, counted: bool = False) -> None:
+    """The engine's weights, anchors and momenta with the reference's, after every step."""
+    workers = 3
+    ours = trained(config, schedule, workers, bucket, counted=counted)
     states = slowmo(
         X0,
         gradient,
-        lr,
+        SCHEDULES[schedule],
         SGD(),
         config,
         workers,
         steps=STEPS,
         flush_after=FLUSH_AFTER,
         fragment_of=[0, config.fragments - 1],
+        samples=samples if counted else None,
     )
     for step, state in enumerate(states):
         for rank in range(workers):
@@ -121,8 +148,8 @@ def test_a_record_tells_bytes_norm_and_drift() -> None:
     for record in with_two(work):
         assert record.displacement_norm == pytest.approx(4 * 6**0.5)
         assert record.drift == pytest.approx(2 * 6**0.5)
-        # Six weights; two marks, news and γ; ‖d‖².
-        assert record.bytes == 8 * (6 + 4 + 1)
+        # Six weights; two marks, two counts of samples, news and γ; ‖d‖².
+        assert record.bytes == 8 * (6 + 6 + 1)
         assert record.learning_rates == (1.0,)
 
 
@@ -137,6 +164,43 @@ def test_a_clip_shortens_the_mean_and_the_record_tells_by_how_much() -> None:
     for record in with_two(work, clip_displacement=4 * 6**0.5 / 2):
         assert record.clipped == pytest.approx(0.5)
         assert record.displacement_norm == pytest.approx(4 * 6**0.5)
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_all_hear_of_a_worker_that_counts_no_samples_and_nothing_has_changed(overlap: int) -> None:
+    def work(worker: Worker) -> str:
+        for _ in range(2 + overlap):
+            if worker.rank == 0:
+                worker.engine.contribute(5)
+            try:
+                step(worker)
+            except RuntimeError as error:
+                assert not worker.slow.anchor.any()
+                assert worker.engine.samples == [10 + 5 * overlap if worker.rank == 0 else 0]
+                return str(error)
+        return ""
+
+    assert with_two(work, overlap_steps=overlap) == 2 * [
+        "rank 1 counted no samples in the window that ends after step 2, and rank 0 did: call "
+        "contribute(samples) before step() on every rank, or on none; hvd.join() is for a rank "
+        "that has no more batches"
+    ]
+
+
+def test_the_mean_is_weighted_by_samples_and_the_record_tells_of_them() -> None:
+    def work(worker: Worker) -> SyncRecord:
+        for _ in range(2):
+            worker.engine.contribute([3, 1][worker.rank])
+            step(worker, [1.0, 5.0][worker.rank])  # displacements of 2 and of 10 in each weight
+        assert list(worker.slow.x) == [-(6 * 2 + 2 * 10) / 8] * 6
+        assert worker.engine.stats.last is not None
+        return worker.engine.stats.last
+
+    for record in with_two(work):
+        assert record.samples == 8
+        assert record.displacement_norm == pytest.approx(4 * 6**0.5)
+        # The mean square distance from 4, of 2 with the weight 6 and 10 with the weight 2.
+        assert record.drift == pytest.approx(((6 * 2**2 + 2 * 6**2) / 8 * 6) ** 0.5)
 
 
 @pytest.mark.parametrize("lost_in", ["x.header", "x.fragment0.bucket0"])

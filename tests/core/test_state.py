@@ -124,8 +124,9 @@ def test_a_state_of_frozen_parameters_only_is_good() -> None:
 
 
 def of_version_3(saved: dict[str, Any]) -> dict[str, Any]:
-    """The state as version 3 had it: τ was a number."""
-    old = {key: value for key, value in saved.items() if key not in ("period", "gamma")}
+    """The state as version 3 had it: τ was a number, and no samples were counted."""
+    since = ("period", "gamma", "samples")
+    old = {key: value for key, value in saved.items() if key not in since}
     return old | {"version": 3}
 
 
@@ -164,7 +165,7 @@ def test_a_period_that_is_a_number_cannot_be_another_one() -> None:
 
 def of_version_2(saved: dict[str, Any]) -> dict[str, Any]:
     """The state as version 2 had it: numbers where there is a list now, of one fragment."""
-    since = ("landing", "launched", "period", "gamma")
+    since = ("landing", "launched", "period", "gamma", "samples")
     old = {key: value for key, value in saved.items() if key not in since}
     for name in ("window", "position", "lr_total", "lr_steps"):
         (old[name],) = saved[name]

@@ -86,6 +86,7 @@ def load(state: Any) -> bool:
             slow["momentum"],
             inner_of(inner),
             slow["frozen"],
+            samples=slow["samples"],
         )
         assert same(again, kept["slowmo"])
     assert same(state, kept)  # a check changes nothing
