@@ -6,18 +6,23 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from experiments.data.fetching import DataError
-from experiments.report import markdown
+from experiments.plots import draw
+from experiments.report import into, markdown
 from experiments.settings import Run
-from experiments.store import Store, StoreError
+from experiments.store import RESULTS, Store, StoreError
 from experiments.tables import SEEDS, TABLES, Table
 from experiments.tasks import TASKS
 from experiments.tasks import task as task_of
 from experiments.training import about, train
 from experiments.tuning import SEED, chosen_rate, next_rates, tried_rates
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def missing(table: Table, store: Store, seeds: int) -> Iterator[Run]:
@@ -32,33 +37,38 @@ def missing(table: Table, store: Store, seeds: int) -> Iterator[Run]:
         yield from (run for run in runs if run not in store)
 
 
-def make(table: Table, store: Store, seeds: int, processes: int) -> None:
+def make(
+    table: Table, store: Store, seeds: int, pool: concurrent.futures.Executor, at_once: int
+) -> None:
     """Make all runs that the table lacks, some at a time; each is kept as soon as it is done."""
     for name in {setting.task for setting in table.rows.values()}:
         store.check(name, about(task_of(name)))
-    context = multiprocessing.get_context("spawn")
     begin, done = time.monotonic(), 0
-    with concurrent.futures.ProcessPoolExecutor(
-        processes, context, torch.set_num_threads, (1,)
-    ) as pool:
-        going: dict[concurrent.futures.Future[dict[str, object]], Run] = {}
-        while True:
-            for run in missing(table, store, seeds):
-                if len(going) < processes and run not in going.values():
-                    going[pool.submit(train, run)] = run
-            if not going:
-                return
-            finished, _ = concurrent.futures.wait(
-                going, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in finished:
-                run, result = going.pop(future), future.result()
-                store.add(run, result)
-                done += 1
-                _tell(run, result, done, time.monotonic() - begin)
+    going: dict[concurrent.futures.Future[dict[str, Any]], Run] = {}
+    while True:
+        for run in missing(table, store, seeds):
+            if len(going) < at_once and run not in going.values():
+                going[pool.submit(train, run)] = run
+        if not going:
+            return
+        finished, _ = concurrent.futures.wait(going, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in finished:
+            run, result = going.pop(future), future.result()
+            store.add(run, result)
+            done += 1
+            _tell(run, result, done, time.monotonic() - begin)
 
 
-def _tell(run: Run, result: dict, done: int, seconds: float) -> None:
+def write_docs(store: Store, seeds: int) -> None:
+    """Put all tables into docs/experiments.md, and their plots beside it."""
+    page = DOCS / "experiments.md"
+    tables = {name: markdown(table, store, seeds) for name, table in TABLES.items()}
+    page.write_text(into(page.read_text(), tables))
+    for name, table in TABLES.items():
+        draw(table, store, seeds, DOCS / "images" / f"{name.replace('.', '-')}.png")
+
+
+def _tell(run: Run, result: dict[str, Any], done: int, seconds: float) -> None:
     setting = run.setting
     last = "diverged"
     if not result["diverged"]:
@@ -82,17 +92,25 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each row")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the runs are kept")
     parser.add_argument("--show", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--docs", action="store_true", help="put tables and plots into docs/")
     args = parser.parse_args()
     strange = sorted(set(args.tables) - set(TABLES))
     if strange:
         parser.error(f"there is no table {strange[0]}: {', '.join(TABLES)}")
     try:
-        store = Store()
-        for name in args.tables or TABLES:
-            if not args.show:
-                make(TABLES[name], store, args.seeds, args.processes)
-            print(markdown(TABLES[name], store, args.seeds), flush=True)
+        store = Store(args.results)
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(
+            args.processes, context, torch.set_num_threads, (1,)
+        ) as pool:
+            for name in args.tables or TABLES:
+                if not args.show:
+                    make(TABLES[name], store, args.seeds, pool, args.processes)
+                print(markdown(TABLES[name], store, args.seeds), flush=True)
+        if args.docs:
+            write_docs(store, args.seeds)
     except (DataError, StoreError) as error:
         sys.exit(f"{error}")
 

@@ -1,11 +1,12 @@
 """The tables as Markdown."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.settings import Run
 from experiments.store import Store
-from experiments.tables import Table
+from experiments.tables import Column, Table
 from experiments.tuning import chosen_rate
 
 
@@ -22,39 +23,65 @@ def finished(table: Table, store: Store, seeds: int) -> dict[str, list[Run]]:
 def markdown(table: Table, store: Store, seeds: int) -> str:
     """The table: for each row the learning rate, and the mean and deviation of each figure."""
     rows = finished(table, store, seeds)
-    columns = next((columns_of(store, runs) for runs in rows.values() if runs), [])
+    columns = columns_of(table, store, rows)
     lines = [
-        f"### {table.title}",
-        "",
-        f"| | lr | {' | '.join(columns)} |",
+        f"| {table.title} | lr | {' | '.join(columns)} |",
         f"|{'---|' * (len(columns) + 2)}",
     ]
     for name, runs in rows.items():
-        cells = [mean_and_deviation(store, runs, column) for column in columns] if runs else []
-        rate = f"{runs[0].lr:g}" if runs else "not yet"
-        lines.append(f"| {name} | {rate} | {' | '.join(cells)} |")
+        if runs:
+            cells = [mean_and_deviation(values(store, runs, of)) for of in columns.values()]
+            lines.append(f"| {name} | {runs[0].lr:g} | {' | '.join(cells)} |")
+        else:
+            lines.append(f"| {name} | not yet |{' |' * len(columns)}")
     return "\n".join(lines) + "\n"
 
 
-def columns_of(store: Store, runs: Sequence[Run]) -> list[str]:
-    """The figures that these runs have."""
-    result = store[runs[0]]
+def columns_of(
+    table: Table, store: Store, rows: Mapping[str, Sequence[Run]]
+) -> Mapping[str, Column]:
+    """The table's columns."""
+    if table.columns is not None:
+        return table.columns
+    result = next((store[runs[0]] for runs in rows.values() if runs), None)
+    if result is None:
+        return {}
     looked = [name for name in result["looks"][-1] if name not in ("step", "syncs")]
-    return [f"best {looked[0]}", *looked[1:], *result["test"]]
+    columns = {f"best {looked[0]}": Column(looked[0], "best")}
+    return columns | {name: Column(name) for name in [*looked[1:], *result["test"]]}
 
 
-def values_of(store: Store, runs: Sequence[Run], column: str) -> list[float]:
-    """A figure of each of these runs: at the end, or if so named the lowest of all looks."""
-    results = [store[run] for run in runs]
-    if column.startswith("best "):
-        name = column.removeprefix("best ")
-        return [min(look[name] for look in result["looks"]) for result in results]
-    return [(result["looks"][-1] | result["test"])[column] for result in results]
+def values(store: Store, runs: Sequence[Run], column: Column) -> list[float]:
+    """A figure of each of these runs."""
+    return [_value(store[run], column) for run in runs]
 
 
-def mean_and_deviation(store: Store, runs: Sequence[Run], column: str) -> str:
-    """Of a figure over the seeds."""
-    values = values_of(store, runs, column)
-    digits = 2 if max(map(abs, values)) >= 10 else 4
+def _value(result: Mapping[str, Any], column: Column) -> float:
+    looks = result["looks"]
+    if column.epoch == "best":
+        return float(min(look[column.figure] for look in looks))
+    at = looks[-1] if column.epoch is None else looks[int(column.epoch) - 1]
+    return float((at | result["test"])[column.figure])
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Over the seeds, with the sample's deviation."""
+    digits = 2 if max(map(abs, values)) >= 10 else 3
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def into(page: str, tables: Mapping[str, str]) -> str:
+    """A page with tables in the places that are marked for them: ``<!-- table NAME -->``.
+
+    Raises:
+        ValueError: it has no place for a table.
+    """
+    for name, table in tables.items():
+        begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
+        before, found, after = page.partition(begin)
+        _, closed, rest = after.partition(end)
+        if not found or not closed:
+            raise ValueError(f"the page has no place for the table {name}: {begin}{end}")
+        page = f"{before}{begin}\n{table}\n{end}{rest}"
+    return page

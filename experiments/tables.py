@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from experiments.settings import DILOCO_MOMENTUM, Setting
 
@@ -11,6 +12,18 @@ PERIODS = (4, 12, 48, 120)
 WORKERS = (2, 4, 8, 16, 32)
 
 
+class Column(NamedTuple):
+    """A figure of a run.
+
+    Attributes:
+        figure: its name.
+        epoch: after which it is taken, from 1; the last if None. Or "best": the lowest of all.
+    """
+
+    figure: str
+    epoch: int | str | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table.
@@ -18,10 +31,15 @@ class Table:
     Attributes:
         title: what it shows.
         rows: its settings, by what each row is called.
+        columns: its figures; those that the runs have, if None.
+        plot: how it is drawn: "curves" of the losses on the way, lines "by slow_momentum" or "by
+            sync_period" of the last ones, or not at all.
     """
 
     title: str
     rows: Mapping[str, Setting]
+    columns: Mapping[str, Column] | None = None
+    plot: str = ""
 
 
 def _methods(task: str, workers: int, local: str, *, all_of_them: bool = True) -> Table:
@@ -39,7 +57,7 @@ def _methods(task: str, workers: int, local: str, *, all_of_them: bool = True) -
             "BMUF, β = 0.4: u not divided by γ": setting("bmuf", 0.4),
             "SNOO: one worker, m times the batch": lone,
         }
-    return Table(f"{task}: methods, m = {workers}, τ = 12", rows)
+    return Table(f"{task}: methods, m = {workers}, τ = 12", rows, plot="curves")
 
 
 def _periods(task: str, workers: int, betas: Sequence[float]) -> Table:
@@ -48,7 +66,7 @@ def _periods(task: str, workers: int, betas: Sequence[float]) -> Table:
         for period in PERIODS
         for beta in betas
     }
-    return Table(f"{task}: the effect of τ, m = {workers}", rows)
+    return Table(f"{task}: the effect of τ, m = {workers}", rows, plot="by sync_period")
 
 
 def _workers(task: str, counts: Sequence[int]) -> Table:
@@ -57,7 +75,8 @@ def _workers(task: str, counts: Sequence[int]) -> Table:
         for workers in counts
         for beta in (0.0, *BETAS)
     }
-    return Table(f"{task}: the effect of β by number of workers, τ = 12", rows)
+    title = f"{task}: the effect of β by number of workers, τ = 12"
+    return Table(title, rows, plot="by slow_momentum")
 
 
 def _buffers(task: str, workers: int, auto: str, beta: float) -> Table:
@@ -71,8 +90,22 @@ def _buffers(task: str, workers: int, auto: str, beta: float) -> Table:
     return Table(f"{task}: the buffers' strategy, m = {workers}, τ = 12", rows)
 
 
+def _decay(methods: Table, epoch: int) -> Table:
+    """What becomes of the training loss where γ falls to a tenth within this epoch."""
+    names = ("Local SGD", "SlowMo, β = 0.4", "BMUF, β = 0.4: u not divided by γ")
+    columns = {
+        f"training loss after epoch {at}": Column("training loss", at)
+        for at in (epoch - 1, epoch, epoch + 1)
+    }
+    columns["at the end"] = Column("training loss")
+    rows = {name: methods.rows[name] for name in names}
+    return Table("fashion: where the learning rate falls, m = 16, τ = 12", rows, columns)
+
+
+_FASHION = _methods("fashion", 16, "Local SGD")
 TABLES = {
-    "fashion.methods": _methods("fashion", 16, "Local SGD"),
+    "fashion.methods": _FASHION,
+    "fashion.decay": _decay(_FASHION, 8),
     "fashion.workers": _workers("fashion", WORKERS),
     "fashion.periods": _periods("fashion", 16, (0.0, 0.4, 0.8)),
     "fashion.buffers": _buffers("fashion", 16, "reset", 0.4),

@@ -22,6 +22,7 @@ class Task(Protocol):
         rates: the grid of learning rates, ascending, the same for every method.
         middle: where on the grid the search begins.
         selects: the validation figure by which a learning rate is chosen; the lower, the better.
+        step_seconds: of one worker's step on one core of a quiet machine, for the plots.
         digest: a checksum of the data.
         size: examples to train on.
         lengths: of each example, where those of one step are to be about equally long.
@@ -33,6 +34,7 @@ class Task(Protocol):
     rates: tuple[float, ...]
     middle: float
     selects: str
+    step_seconds: float
     digest: str
     size: int
     lengths: Tensor | None

@@ -10,6 +10,7 @@ a broadcast of the optimizer's state are too.
 """
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections import OrderedDict
@@ -94,6 +95,7 @@ class Engine:
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
         self._flights = Flights()
         self._warned = False
+        self._told_at: float | None = None
         register(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -474,6 +476,10 @@ class Engine:
             self.rates, self.samples = self.counters.take(self.schedule)
 
     def _tell(self, record: SyncRecord) -> None:
+        now = time.perf_counter()
+        if self._told_at is not None:
+            record = dataclasses.replace(record, since_last=now - self._told_at)
+        self._told_at = now
         self.stats = self.stats.add(record)
         warn(exclusion(record.excluded, record.outliers, record.step))
         for hook in list(self.hooks.values()):  # a hook may remove itself

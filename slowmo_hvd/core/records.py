@@ -1,6 +1,7 @@
 """What happened in the syncs, for a person or a logger to read."""
 
 import dataclasses
+from typing import Any
 
 from slowmo_hvd.core.schedule import Sync
 
@@ -35,6 +36,7 @@ class SyncRecord:
             of before.
         samples: Σ n, what `contribute` has counted on the workers that are in the average, by which
             it is weighted, of the first of its fragments; 0 where nobody counts.
+        since_last: seconds since the record before, of any fragment; 0 in the first one.
         slow_lr: α of the outer step; 1 while warming up, where the plain mean is taken.
         slow_momentum: β; 0 while warming up.
         outliers: those of ``excluded`` that had moved too far, by ``outlier_factor``.
@@ -59,6 +61,11 @@ class SyncRecord:
     outliers: tuple[int, ...] = ()
     clipped: float = 1.0
     samples: int = 0
+    since_last: float = 0.0
+
+    def asdict(self) -> dict[str, Any]:
+        """All of it as builtins, for JSON."""
+        return dataclasses.asdict(self) | {"kind": self.kind.value}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     training = Training(parsed.parameters, parsed.step_seconds, parsed.spread)
     wire: Any = parsed.simulate
     if wire is None:
-        wire = _measured(parsed.parameters)
+        wire = parsed.records.wire if parsed.records else _measured(parsed.parameters, parsed.ranks)
     if wire is None:
         return 0  # not the rank that prints
     if isinstance(wire, str):
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _report(training, wire, parsed)
 
 
-def _measured(parameters: int) -> Any:
+def _measured(parameters: int, ranks: Sequence[int] | None) -> Any:
     """What was measured, on rank 0; None on the others; what is missing, if something is."""
     try:
         import horovod.torch as hvd
@@ -41,14 +41,32 @@ def _measured(parameters: int) -> Any:
             "there is one worker and nothing to send: run it under horovodrun on the workers that "
             "are to train, or give --simulate workers=32 rate=10gbit latency=50us"
         )
-    first = hvd.rank() == 0
+    strange = [rank for rank in ranks or () if rank >= hvd.size()]
+    if strange:
+        return f"--ranks: there is no rank {strange[0]}, there are {hvd.size()}"
+    among = _process_set(hvd, ranks)
+    if not among.included():
+        hvd.barrier()  # a rank that ends ends Horovod on all
+        return None
+    first = among.rank() == 0
 
     def tell(line: str) -> None:
         if first:
             print(line, file=sys.stderr, flush=True)
 
-    found = measure(hvd, torch, parameters, tell)
+    found = measure(hvd, torch, parameters, tell, among)
+    hvd.barrier()
     return found if first else None
+
+
+def _process_set(hvd: Any, ranks: Sequence[int] | None) -> Any:
+    """Horovod's for these ranks. A collective over all."""
+    if ranks is None or len(ranks) == hvd.size():
+        return hvd.global_process_set
+    among = hvd.ProcessSet(ranks)
+    hvd.shutdown()
+    hvd.init(process_sets=[among])
+    return among
 
 
 def _report(training: Training, wire: Wire, parsed: Any) -> int:

@@ -3,8 +3,10 @@
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from slowmo_hvd.plan.cost import Ring
+from slowmo_hvd.plan.recorded import Recorded, read_records
 
 _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 _RATES = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
@@ -19,13 +21,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "on the workers that are to train, or with --simulate anywhere.",
     )
     add = parser.add_argument
-    add("--parameters", type=_parameters, required=True, help="of the model, such as 25.6M or 7B")
+    add("--parameters", type=_parameters, help="of the model, such as 25.6M or 7B")
     add(
         "--step-seconds",
         type=_positive,
-        required=True,
         help="of a local step of one worker: forward, backward and the inner optimizer",
     )
+    add(
+        "--records",
+        metavar="FILE",
+        type=_records,
+        help="a script's own SyncRecords, a line of json.dumps(record.asdict()) each, in place of "
+        "both, and of measuring",
+    )
+    add("--ranks", type=_ranks, help="measure among these alone, as their process set: 0,1,2,3")
     add("--periods", type=_periods, default="1,4,12,48,120", help="values of sync_period")
     add("--overhead", type=_positive, default=0.05, help="that is acceptable (default: 0.05)")
     add("--spread", type=_fraction, default=0.0, help="standard deviation of a step over its mean")
@@ -38,6 +47,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", metavar="FILE", help="write all of it there")
     add("--plot", metavar="FILE", help="draw throughput by sync_period; needs matplotlib")
     parsed = parser.parse_args(arguments)
+    if parsed.records:
+        parsed.parameters = parsed.parameters or parsed.records.parameters
+        parsed.step_seconds = parsed.step_seconds or parsed.records.step
+    if not (parsed.parameters and parsed.step_seconds):
+        parser.error("give --parameters and --step-seconds, or --records")
     if parsed.simulate:
         try:
             parsed.simulate = _ring(parsed.simulate)
@@ -78,6 +92,20 @@ def _periods(text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not such as 4,12,48")
     return sorted({int(part) for part in parts})
+
+
+def _ranks(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not such as 0,1,2,3")
+    return sorted({int(part) for part in parts})
+
+
+def _records(path: str) -> Recorded:
+    try:
+        return read_records(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _ring(words: Sequence[str]) -> Ring:

@@ -23,7 +23,9 @@ def sizes(nbytes: int) -> list[int]:
     return sorted(found) if len(found) > 1 else [_LEAST, most]
 
 
-def measure(hvd: Any, torch: Any, parameters: int, tell: Callable[[str], None]) -> Measured:
+def measure(
+    hvd: Any, torch: Any, parameters: int, tell: Callable[[str], None], among: Any
+) -> Measured:
     """Time allreduces in float32 and float16. A collective.
 
     On the GPU that Horovod would use, where there is one.
@@ -33,6 +35,7 @@ def measure(hvd: Any, torch: Any, parameters: int, tell: Callable[[str], None]) 
         torch: torch.
         parameters: of the model.
         tell: says how it goes.
+        among: the process set, this rank in it.
     """
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -42,18 +45,20 @@ def measure(hvd: Any, torch: Any, parameters: int, tell: Callable[[str], None]) 
     for dtype in (torch.float32, torch.float16):
         for nbytes in sizes(parameters * dtype.itemsize):
             tensor = torch.zeros(nbytes // dtype.itemsize, dtype=dtype, device=device)
-            seconds = [_time(hvd, torch, tensor, on_gpu=on_gpu) for _ in range(_ROUNDS)]
+            seconds = [_time(hvd, torch, tensor, among, on_gpu=on_gpu) for _ in range(_ROUNDS)]
             median = statistics.median(seconds[_UNCOUNTED:])
-            slowest = hvd.allreduce(torch.tensor([median]), name="slowest", op=hvd.Max)
+            median_here = torch.tensor([median])
+            slowest = hvd.allreduce(median_here, name="slowest", op=hvd.Max, process_set=among)
             points.setdefault(dtype.itemsize, []).append((nbytes, float(slowest)))
             tell(f"allreduce of {nbytes / 1e6:.3f} MB, {dtype}: {float(slowest) * 1e3:.2f} ms")
-    return Measured(hvd.size(), points)
+    return Measured(among.size(), points)
 
 
-def _time(hvd: Any, torch: Any, tensor: Any, *, on_gpu: bool) -> float:
-    hvd.allreduce(torch.zeros(1), name="begin")
+def _time(hvd: Any, torch: Any, tensor: Any, among: Any, *, on_gpu: bool) -> float:
+    hvd.allreduce(torch.zeros(1), name="begin", process_set=among)
     begin = time.perf_counter()
-    hvd.allreduce_(tensor, name=f"measured.{tensor.dtype}.{len(tensor)}", op=hvd.Sum)
+    name = f"measured.{tensor.dtype}.{len(tensor)}"
+    hvd.allreduce_(tensor, name=name, op=hvd.Sum, process_set=among)
     if on_gpu:
         torch.cuda.synchronize()
     return time.perf_counter() - begin

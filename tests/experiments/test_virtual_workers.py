@@ -1,53 +1,14 @@
 """Virtual workers end where real ones under horovodrun do, with every method of the experiments."""
 
-from collections.abc import Iterable
-
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from small_task import Small
 
 import slowmo_hvd.torch as hvd
 from experiments.real_workers import compare
 from experiments.settings import Setting
-from experiments.tasks.task import Batch, Forward
 from experiments.virtual_workers import VirtualWorkers
 from slowmo_hvd.core.config import SlowMoConfig
-
-
-class Small:
-    """Noise to be classified, with BatchNorm, SGD or AdamW."""
-
-    batch = 4
-    size = 4 * 4 * 15
-    lengths = None
-
-    def __init__(self, inner: str) -> None:
-        self._inner = inner
-        generator = torch.Generator().manual_seed(1)
-        self._inputs = torch.randn(self.size, 6, generator=generator)
-        self._labels = torch.randint(0, 3, (self.size,), generator=generator)
-
-    def model(self) -> nn.Module:
-        return nn.Sequential(
-            *(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-        )
-
-    def inner(self, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-        if self._inner == "AdamW":
-            return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.1)
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-3)
-
-    def factor(self, progress: float) -> float:
-        return 0.1 if progress > 0.6 else 1.0
-
-    def examples(self, indices: Tensor) -> Batch:
-        return self._inputs[indices], self._labels[indices]
-
-    def loss(self, forward: Forward, batch: Batch) -> Tensor:
-        inputs, labels = batch
-        return F.cross_entropy(forward(inputs), labels)
-
 
 CASES = [
     ("averaging", 0.0, "auto"),

@@ -39,10 +39,12 @@ def test_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "required: --parameters, --step-seconds"),
+        ([], "give --parameters and --step-seconds, or --records"),
         (["--parameters", "many", "--step-seconds", "1"], "'many' is not such as 25.6M or 7B"),
         ([*MODEL[:3], "0"], "'0' is not such as 0.25"),
         ([*MODEL, "--periods", "4,0"], "'4,0' is not such as 4,12,48"),
+        ([*MODEL, "--ranks", "0"], "'0' is not such as 0,1,2,3"),
+        (["--records", "nowhere"], "No such file or directory: 'nowhere'"),
         ([*MODEL, "--simulate", "workers=8"], "give workers=, rate= and perhaps latency="),
         ([*MODEL, "--simulate", "nodes=8"], "latency=, not nodes"),
         ([*MODEL, "--simulate", "workers=1", "rate=1gbit"], "workers=1 is no whole number above 1"),
@@ -73,6 +75,18 @@ def test_two_workers_measure_their_own_cluster_and_one_of_them_prints(tmp_path: 
     points = json.loads(path.read_text())["wire"]["points"]
     assert {size: points[size][-1][0] for size in points} == {"4": 400_000, "2": 200_000}
     assert all(seconds > 0 for size in points for _, seconds in points[size])
+
+
+def test_a_process_set_is_measured_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    model = ["--parameters", "10k", "--step-seconds", "0.01", "--json", str(path)]
+    result = horovodrun(3, "-m", "slowmo_hvd.plan", *model, "--ranks", "1,2")
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count("2 workers, 0.01M parameters") == 1
+    assert json.loads(path.read_text())["wire"]["workers"] == 2
+    result = horovodrun(2, "-m", "slowmo_hvd.plan", *model, "--ranks", "1,2")
+    assert result.returncode != 0
+    assert "--ranks: there is no rank 2, there are 2" in result.stdout
 
 
 def test_one_worker_is_told_how_to_run_it() -> None:

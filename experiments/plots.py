@@ -1,0 +1,98 @@
+"""The tables as pictures."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from experiments.report import columns_of, finished, values
+from experiments.settings import Run
+from experiments.store import Store
+from experiments.tables import Table
+from experiments.tasks import TASKS
+from slowmo_hvd.plan.cost import Ring
+
+RATE, LATENCY = 100e6, 50e-6  # bits a second and seconds: the links of the third panel
+FLOAT = 4  # bytes of a number on the wire
+
+
+def draw(table: Table, store: Store, seeds: int, file: Path) -> bool:
+    """Draw a table; return whether there is something to draw."""
+    rows = {name: runs for name, runs in finished(table, store, seeds).items() if runs}
+    if not rows or not table.plot:
+        return False
+    if table.plot == "curves":
+        figure = _curves(rows, store)
+    else:
+        figure = _lines(table, rows, store, x=table.plot.removeprefix("by "))
+    figure.suptitle(table.title)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+    return True
+
+
+def _curves(rows: Mapping[str, Sequence[Run]], store: Store) -> Any:
+    """The mean training and validation losses over steps, bytes and seconds."""
+    figure, panels = pyplot.subplots(2, 3, figsize=(14, 8), sharey="row")
+    for index, (name, runs) in enumerate(rows.items()):
+        setting, results = runs[0].setting, [store[run] for run in runs]
+        looks = list(zip(*(result["looks"] for result in results), strict=True))
+        samples = setting.workers * setting.batch_factor
+        steps = [at[0]["step"] * samples for at in looks]
+        syncs = [at[0]["syncs"] for at in looks]
+        nbytes = FLOAT * results[0]["parameters"]
+        step = TASKS[setting.task].step_seconds * setting.batch_factor
+        wire = Ring(setting.workers, RATE, LATENCY).seconds(nbytes, FLOAT)
+        seconds = [
+            at[0]["step"] * step + done * wire for at, done in zip(looks, syncs, strict=True)
+        ]
+        sent = [done * nbytes / 1e6 for done in syncs]
+        for row, loss in zip(panels, ("training loss", "validation loss"), strict=True):
+            means = [statistics.mean(look[loss] for look in at) for at in looks]
+            for axes, x in zip(row, (steps, sent, seconds), strict=True):
+                if setting.workers > 1 or x is not sent:
+                    axes.plot(x, means, label=name, color=f"C{index}" if index < 10 else "0.3")
+            row[0].set_ylabel(loss)
+    labels = (
+        "batches of one worker, over all workers",
+        "MB that a worker hands to allreduce",
+        f"seconds, on links of {RATE / 1e6:g} Mbit/s and {LATENCY * 1e6:g} µs",
+    )
+    for axes, label in zip(panels[1], labels, strict=True):
+        axes.set_xlabel(label)
+    for axes in panels.flat:
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3, which="both")
+    for axes in panels[:, 1]:
+        axes.set_xscale("log")
+    panels[0, 0].legend(fontsize="x-small")
+    return figure
+
+
+def _lines(table: Table, rows: Mapping[str, Sequence[Run]], store: Store, x: str) -> Any:
+    """The first and the last figure of the table over β or τ, a line for what else differs."""
+    other = "workers" if x == "slow_momentum" else "slow_momentum"
+    symbols = {"workers": "m", "slow_momentum": "β", "sync_period": "τ"}
+    columns = list(columns_of(table, store, rows).items())
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5))
+    for axes, (name, column) in zip(panels, (columns[0], columns[-1]), strict=True):
+        lines: dict[float, list[tuple[float, float, float]]] = {}
+        for runs in rows.values():
+            found, setting = values(store, runs, column), runs[0].setting
+            deviation = statistics.stdev(found) if len(found) > 1 else 0.0
+            point = (getattr(setting, x), statistics.mean(found), deviation)
+            lines.setdefault(getattr(setting, other), []).append(point)
+        for value, points in sorted(lines.items()):
+            at, means, deviations = zip(*sorted(points), strict=True)
+            label = f"{symbols[other]} = {value:g}"
+            axes.errorbar(at, means, deviations, fmt="o-", capsize=3, label=label)
+        axes.set(xlabel=symbols[x], title=name, xscale="log" if x == "sync_period" else "linear")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    return figure
