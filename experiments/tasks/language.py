@@ -24,8 +24,8 @@ class Language:
     """Predicts the next piece of Jane Austen's novels and of LibreOffice's help."""
 
     name = "language"
-    epochs = 2
-    batch = 8
+    epochs = 1
+    batch = 4
     rates = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
     middle = 0.004
     selects = "validation loss"

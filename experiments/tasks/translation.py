@@ -26,8 +26,8 @@ class Translation:
     """As the paper trains on WMT'16: a transformer, Adam, a warm-up and the inverse square root."""
 
     name = "translation"
-    epochs = 3
-    batch = 32
+    epochs = 2
+    batch = 16
     rates = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
     middle = 0.004
     selects = "validation loss"
