@@ -14,17 +14,21 @@ SEED = 0  #: with which the learning rates are tried
 def next_rates(grid: Sequence[float], middle: float, tried: Mapping[float, float]) -> list[float]:
     """The learning rates to try next; none if the best of those tried lies between two others.
 
-    The search goes from the middle of the grid towards the lower loss, so that a method's best is
-    at the grid's end only where the grid has no more. It assumes one valley.
+    The search begins with the middle of the grid and its neighbours and goes towards the lower
+    loss, so that a method's best is at the grid's end only where the grid has no more. It assumes
+    one valley. Which ones are tried does not hang on the order in which trainings end.
 
     Args:
         grid: all, ascending.
         middle: one of them, at which to begin.
         tried: the loss of each that was tried; infinite where the training diverged.
     """
-    at = grid.index(best(tried) if tried else middle)
-    neighbours = grid[max(at - 1, 0) : at + 2]
-    return [rate for rate in neighbours if rate not in tried]
+    for around in (middle, *([best(tried)] if tried else [])):
+        at = grid.index(around)
+        lacking = [rate for rate in grid[max(at - 1, 0) : at + 2] if rate not in tried]
+        if lacking:
+            return lacking
+    return []
 
 
 def best(tried: Mapping[float, float]) -> float:
