@@ -1,62 +1,21 @@
 """``python -m experiments TABLE``: make the trainings that a table lacks, and print it."""
 
 import argparse
-import concurrent.futures
 import multiprocessing
+import os
+import signal
 import sys
-import time
-from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from experiments.data.fetching import DataError
+from experiments.making import make, pool_of
 from experiments.plots import draw
 from experiments.report import into, markdown
-from experiments.settings import Run
 from experiments.store import RESULTS, Store, StoreError
-from experiments.tables import SEEDS, TABLES, Table
-from experiments.tasks import TASKS
-from experiments.tasks import task as task_of
-from experiments.training import about, train
-from experiments.tuning import SEED, chosen_rate, next_rates, tried_rates
+from experiments.tables import SEEDS, TABLES
 
 DOCS = Path(__file__).parent.parent / "docs"
-
-
-def missing(table: Table, store: Store, seeds: int) -> Iterator[Run]:
-    """The runs that can be made now: of each row the learning rate's search, then the seeds."""
-    for setting in table.rows.values():
-        task, rate = TASKS[setting.task], chosen_rate(setting, store)
-        if rate is None:
-            rates = next_rates(task.rates, task.middle, tried_rates(setting, store))
-            runs = [Run(setting, rate, SEED) for rate in rates]
-        else:
-            runs = [Run(setting, rate, seed) for seed in range(seeds)]
-        yield from (run for run in runs if run not in store)
-
-
-def make(
-    table: Table, store: Store, seeds: int, pool: concurrent.futures.Executor, at_once: int
-) -> None:
-    """Make all runs that the table lacks, some at a time; each is kept as soon as it is done."""
-    for name in {setting.task for setting in table.rows.values()}:
-        store.check(name, about(task_of(name)))
-    begin, done = time.monotonic(), 0
-    going: dict[concurrent.futures.Future[dict[str, Any]], Run] = {}
-    while True:
-        for run in missing(table, store, seeds):
-            if len(going) < at_once and run not in going.values():
-                going[pool.submit(train, run)] = run
-        if not going:
-            return
-        finished, _ = concurrent.futures.wait(going, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in finished:
-            run, result = going.pop(future), future.result()
-            store.add(run, result)
-            done += 1
-            _tell(run, result, done, time.monotonic() - begin)
 
 
 def write_docs(store: Store, seeds: int) -> None:
@@ -66,20 +25,6 @@ def write_docs(store: Store, seeds: int) -> None:
     page.write_text(into(page.read_text(), tables))
     for name, table in TABLES.items():
         draw(table, store, seeds, DOCS / "images" / f"{name.replace('.', '-')}.png")
-
-
-def _tell(run: Run, result: dict[str, Any], done: int, seconds: float) -> None:
-    setting = run.setting
-    last = "diverged"
-    if not result["diverged"]:
-        figures = {**result["looks"][-1], **result["test"]}
-        last = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    print(
-        f"{done:4} in {seconds / 60:.1f} min: {setting.method} m={setting.workers} "
-        f"τ={setting.sync_period} β={setting.slow_momentum:g} {setting.buffers}, lr={run.lr:g}, "
-        f"seed {run.seed}: {last} ({result['seconds']} s)",
-        flush=True,
-    )
 
 
 def main() -> None:
@@ -99,12 +44,11 @@ def main() -> None:
     strange = sorted(set(args.tables) - set(TABLES))
     if strange:
         parser.error(f"there is no table {strange[0]}: {', '.join(TABLES)}")
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
     try:
         store = Store(args.results)
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(
-            args.processes, context, torch.set_num_threads, (1,)
-        ) as pool:
+        with pool_of(args.processes) as pool:
             for name in args.tables or TABLES:
                 if not args.show:
                     make(TABLES[name], store, args.seeds, pool, args.processes)
@@ -113,6 +57,15 @@ def main() -> None:
             write_docs(store, args.seeds)
     except (DataError, StoreError) as error:
         sys.exit(f"{error}")
+    except BrokenProcessPool:
+        sys.exit("a training was killed, perhaps for want of memory; those that are done are kept")
+
+
+def _end(*_: object) -> None:
+    for process in multiprocessing.active_children():
+        process.kill()
+    print("\ninterrupted: the trainings that are done are kept", file=sys.stderr, flush=True)
+    os._exit(130)  # without waiting for those that were going on
 
 
 if __name__ == "__main__":

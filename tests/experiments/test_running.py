@@ -8,7 +8,7 @@ import torch
 from small_task import Small
 
 from experiments import tasks
-from experiments.__main__ import make, missing
+from experiments.making import make, missing
 from experiments.report import markdown
 from experiments.settings import Setting
 from experiments.store import Store
