@@ -30,6 +30,7 @@ from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.training import Training
 
 _Array = npt.NDArray[Any]
+_SINCE = {"landing": 3, "period": 4, "gamma": 4, "samples": 4}  # the version that brought an entry
 
 
 def save(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> None:
@@ -82,6 +83,9 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     version = arrays.get("version", np.array("none"))
     is_number = version.dtype == np.int64 and not version.shape
     check_version(int(version) if is_number else version.tolist())  # others have other entries
+    newer = [name for name, since in _SINCE.items() if int(version) < since and name in arrays]
+    if newer:
+        raise refusal(f"it has the entry {newer[0]}, which version {int(version)} had not")
     arrays = _migrated(arrays, int(version))
     named = training.forms(_in_flight(arrays.get("landing"), training.config.overlap_steps))
     if set(arrays) != {*named, "version", "config", "inner"}:

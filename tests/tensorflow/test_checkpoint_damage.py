@@ -120,6 +120,13 @@ def test_a_store_of_an_earlier_version_loads(version: int) -> None:
     subject.model.set_weights(subject.weights)
 
 
+def test_a_store_that_says_an_earlier_version_than_it_is_of_is_refused() -> None:
+    subject = subject_for("SGD")
+    for version, name in ((3, "period"), (2, "landing")):
+        with pytest.raises(ValueError, match=f"the entry {name}, which version {version} had not"):
+            subject.optimizer.load_own_variables({**subject.saved, "version": np.array(version)})
+
+
 def test_weights_of_another_configuration_are_refused(tmp_path: Path) -> None:
     saved, other = (mlp() for _ in range(2))
     for model, period in ((saved, 3), (other, 4)):

@@ -164,7 +164,7 @@ def test_the_record_of_a_sync_by_hand() -> None:
     assert seen == [record]
     assert (record.kind, record.step, record.window, record.workers) == (hvd.Sync.WINDOW, 2, 0, 2)
     assert record.learning_rates == (0.375,)
-    assert record.bytes == 4 * 2 + 8 * 5  # two weights; two marks, news and γ; the norm
+    assert record.bytes == 4 * 2 + 8 * 7  # two weights; the header, ‖d‖²
     assert record.displacement_norm == pytest.approx(1.5 * 2**0.5)
     assert record.drift == pytest.approx(1.5 * 2**0.5)
     assert 0 < record.seconds < 60

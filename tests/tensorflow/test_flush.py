@@ -85,7 +85,7 @@ def test_frozen_layers_keep_every_bit_and_are_not_sent() -> None:
     fit(model, range(4))
     assert same(weights(model.get_layer("frozen").variables), before)
     trained = sum(variable.numpy().size for variable in model.trainable_variables)
-    assert optimizer.sync_stats.last.bytes == 4 * trained + 8 * 5  # and five figures
+    assert optimizer.sync_stats.last.bytes == 4 * trained + 8 * 7  # and seven figures
 
 
 def test_an_average_of_the_weights_ends_as_the_workers_mean_of_it() -> None:

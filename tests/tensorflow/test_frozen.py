@@ -99,7 +99,7 @@ def test_a_variable_frozen_from_the_beginning_is_not_sent_and_not_compared() -> 
     optimizer.build([a, b])
     for _ in range(2):
         step_with(optimizer, (1.0, a))
-    assert optimizer.sync_stats.last.bytes == 4 + 8 * 5  # and five figures
+    assert optimizer.sync_stats.last.bytes == 4 + 8 * 7  # and seven figures
     assert values(b) == [[float(hvd.rank())] * 8]
 
 

@@ -219,7 +219,7 @@ def test_two_workers_and_one_weight_by_hand() -> None:
     assert last is not None
     assert (last.displacement_norm, last.drift) == (2.0, 1.0)
     assert (last.step, last.window, last.workers, last.learning_rates) == (4, 1, 2, (0.5,))
-    assert last.bytes == 4 + 8 * 5  # the weight; two marks, news and γ; the norm
+    assert last.bytes == 4 + 8 * 7  # the weight; the header, ‖d‖²
 
 
 @RANKS
