@@ -2,7 +2,6 @@
 
 import argparse
 import multiprocessing
-import os
 import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -57,15 +56,17 @@ def main() -> None:
             write_docs(store, args.seeds)
     except (DataError, StoreError) as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the trainings that are done are kept", file=sys.stderr)
+        sys.exit(130)
     except BrokenProcessPool:
         sys.exit("a training was killed, perhaps for want of memory; those that are done are kept")
 
 
 def _end(*_: object) -> None:
     for process in multiprocessing.active_children():
-        process.kill()
-    print("\ninterrupted: the trainings that are done are kept", file=sys.stderr, flush=True)
-    os._exit(130)  # without waiting for those that were going on
+        process.kill()  # or the pool would wait for the trainings that are going on
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ FLOAT = 4  # bytes of a number on the wire
 
 
 def draw(table: Table, store: Store, seeds: int, file: Path) -> bool:
-    """Draw a table; return whether there is something to draw."""
-    rows = {name: runs for name, runs in finished(table, store, seeds).items() if runs}
-    if not rows or not table.plot:
+    """Draw what there is of curves, or a table that is whole; return whether there is a plot."""
+    found = finished(table, store, seeds)
+    rows = {name: runs for name, runs in found.items() if runs}
+    if not table.plot or not rows or (len(rows) < len(found) and table.plot != "curves"):
         return False
     if table.plot == "curves":
         figure = _curves(rows, store)

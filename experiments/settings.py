@@ -21,7 +21,7 @@ class Setting:
         workers: m.
         sync_period: τ; of QSR the shortest; 1 for gradient averaging.
         slow_momentum: β.
-        buffers: the strategy.
+        buffers: the strategy, by its name: what "auto" is may change.
         batch_factor: a step's examples over the task's. A lone worker with the factor m takes as
             many as m workers.
     """
@@ -31,7 +31,7 @@ class Setting:
     workers: int = 16
     sync_period: int = 12
     slow_momentum: float = 0.0
-    buffers: str = "auto"
+    buffers: str = "maintain"
     batch_factor: int = 1
 
     def __post_init__(self) -> None:
@@ -56,7 +56,14 @@ class Setting:
             "post-local": {"warmup_steps": steps // 2},
             "diloco": {"nesterov": True, "slow_lr": DILOCO_RATE},
             "snoo": {"nesterov": True, "slow_lr": DILOCO_RATE},
-            "qsr": {"sync_period": qsr(self.sync_period, QSR_COEFFICIENT * lr, total_steps=steps)},
+            "qsr": {
+                "sync_period": qsr(
+                    self.sync_period,
+                    QSR_COEFFICIENT * lr,
+                    total_steps=steps,
+                    warmup_steps=steps // 10,  # all tasks have reached the peak by then
+                )
+            },
         }
         general = {
             "sync_period": self.sync_period,

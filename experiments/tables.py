@@ -42,22 +42,26 @@ class Table:
     plot: str = ""
 
 
-def _methods(task: str, workers: int, local: str, *, all_of_them: bool = True) -> Table:
+def _methods(
+    task: str, workers: int, local: str, buffers: str, *, all_of_them: bool = True
+) -> Table:
     def setting(method: str, slow_momentum: float = 0.0, sync_period: int = 12) -> Setting:
-        return Setting(task, method, workers, sync_period, slow_momentum)
+        return Setting(task, method, workers, sync_period, slow_momentum, buffers)
 
-    rows = {"gradient averaging": setting("averaging", sync_period=1), local: setting("slowmo")}
+    averaging = Setting(task, "averaging", workers, 1)
+    rows = {"gradient averaging": averaging, local: setting("slowmo")}
     rows |= {f"SlowMo, β = {beta}": setting("slowmo", beta) for beta in BETAS}
     rows["DiLoCo's outer step"] = setting("diloco", DILOCO_MOMENTUM)
     if all_of_them:
-        lone = Setting(task, "snoo", 1, 12, DILOCO_MOMENTUM, batch_factor=workers)
+        lone = Setting(task, "snoo", 1, 12, DILOCO_MOMENTUM, buffers, batch_factor=workers)
         rows |= {
             f"post-local, {local}": setting("post-local"),
             f"{local}, QSR": setting("qsr", sync_period=4),
             "BMUF, β = 0.4: u not divided by γ": setting("bmuf", 0.4),
             "SNOO: one worker, m times the batch": lone,
         }
-    return Table(f"{task}: methods, m = {workers}, τ = 12", rows, plot="curves")
+    title = f"{task}: methods, m = {workers}, τ = 12, {buffers}"
+    return Table(title, rows, plot="curves")
 
 
 def _periods(task: str, workers: int, betas: Sequence[float]) -> Table:
@@ -66,7 +70,7 @@ def _periods(task: str, workers: int, betas: Sequence[float]) -> Table:
         for period in PERIODS
         for beta in betas
     }
-    return Table(f"{task}: the effect of τ, m = {workers}", rows, plot="by sync_period")
+    return Table(f"{task}: the effect of τ, m = {workers}, maintain", rows, plot="by sync_period")
 
 
 def _workers(task: str, counts: Sequence[int]) -> Table:
@@ -75,19 +79,25 @@ def _workers(task: str, counts: Sequence[int]) -> Table:
         for workers in counts
         for beta in (0.0, *BETAS)
     }
-    title = f"{task}: the effect of β by number of workers, τ = 12"
+    title = f"{task}: the effect of β by number of workers, τ = 12, maintain"
     return Table(title, rows, plot="by slow_momentum")
 
 
-def _buffers(task: str, workers: int, auto: str, beta: float) -> Table:
-    rows = {
-        f"β = {momentum:g}, {buffers}": Setting(
-            task, "slowmo", workers, 12, momentum, "auto" if buffers == auto else buffers
-        )
-        for momentum in (0.0, beta)
-        for buffers in ("reset", "maintain", "average")
-    }
-    return Table(f"{task}: the buffers' strategy, m = {workers}, τ = 12", rows)
+def _buffers(task: str, places: Sequence[tuple[int, int]]) -> Table:
+    """The strategies with and without slow momentum, at the first of these places all three.
+
+    Args:
+        task: its name.
+        places: m and τ.
+    """
+    rows = {}
+    for workers, period in places:
+        first = (workers, period) == places[0]
+        for beta in (0.0, 0.4) if first else (0.4,):
+            for buffers in ("reset", "maintain", "average") if first else ("reset", "maintain"):
+                setting = Setting(task, "slowmo", workers, period, beta, buffers)
+                rows[f"m = {workers}, τ = {period}, β = {beta:g}, {buffers}"] = setting
+    return Table(f"{task}: the buffers' strategy", rows)
 
 
 def _decay(methods: Table, epoch: int) -> Table:
@@ -102,15 +112,15 @@ def _decay(methods: Table, epoch: int) -> Table:
     return Table("fashion: where the learning rate falls, m = 16, τ = 12", rows, columns)
 
 
-_FASHION = _methods("fashion", 16, "Local SGD")
+_FASHION = _methods("fashion", 16, "Local SGD", "reset")
 TABLES = {
     "fashion.methods": _FASHION,
     "fashion.decay": _decay(_FASHION, 8),
     "fashion.workers": _workers("fashion", WORKERS),
     "fashion.periods": _periods("fashion", 16, (0.0, 0.4, 0.8)),
-    "fashion.buffers": _buffers("fashion", 16, "reset", 0.4),
-    "language.methods": _methods("language", 8, "Local AdamW"),
+    "fashion.buffers": _buffers("fashion", ((16, 12), (16, 4), (16, 48), (4, 12))),
+    "language.methods": _methods("language", 8, "Local AdamW", "maintain"),
     "language.periods": _periods("language", 8, (0.0, 0.4)),
-    "language.buffers": _buffers("language", 8, "maintain", 0.4),
-    "translation.methods": _methods("translation", 8, "Local Adam", all_of_them=False),
+    "language.buffers": _buffers("language", ((8, 12),)),
+    "translation.methods": _methods("translation", 8, "Local Adam", "maintain", all_of_them=False),
 }

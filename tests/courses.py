@@ -53,6 +53,7 @@ CHANGING: dict[str, dict[str, Any]] = {
         "nesterov": True,
     },
     "QSR": {"sync_period": schedules.qsr(2, 0.2, total_steps=16)},
+    "QSR after a warm-up": {"sync_period": schedules.qsr(2, 0.1, warmup_steps=7)},
     "QSR with an overlap": {"sync_period": schedules.qsr(3, 0.2), "overlap_steps": 2},
     "QSR of fragments": {"sync_period": schedules.qsr(3, 0.2), "fragments": 2, "overlap_steps": 1},
 }

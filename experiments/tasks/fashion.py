@@ -25,7 +25,7 @@ class Fashion:
     rates = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
     middle = 0.1
     selects = "validation loss"
-    step_seconds = 0.0032
+    step_seconds = 0.0045
     lengths = None
 
     def __init__(self) -> None:

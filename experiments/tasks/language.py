@@ -29,7 +29,7 @@ class Language:
     rates = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
     middle = 0.004
     selects = "validation loss"
-    step_seconds = 0.0
+    step_seconds = 0.013
     lengths = None
 
     def __init__(self) -> None:

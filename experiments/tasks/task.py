@@ -22,7 +22,7 @@ class Task(Protocol):
         rates: the grid of learning rates, ascending, the same for every method.
         middle: where on the grid the search begins.
         selects: the validation figure by which a learning rate is chosen; the lower, the better.
-        step_seconds: of one worker's step on one core of a quiet machine, for the plots.
+        step_seconds: about what one worker's step takes on one core, for the plots.
         digest: a checksum of the data.
         size: examples to train on.
         lengths: of each example, where those of one step are to be about equally long.

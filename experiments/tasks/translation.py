@@ -31,7 +31,7 @@ class Translation:
     rates = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
     middle = 0.004
     selects = "validation loss"
-    step_seconds = 0.0
+    step_seconds = 0.028
 
     def __init__(self) -> None:
         pairs = translations.load()

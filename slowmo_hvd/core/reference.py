@@ -296,7 +296,7 @@ def sync_period(config: SlowMoConfig, steps: int, gamma: float) -> int:
     if not isinstance(tau, QSR):
         return tau(steps) if callable(tau) else tau
     period = float(tau.base)
-    if gamma > 0:
+    if gamma > 0 and steps >= tau.warmup_steps:
         period = max(period, (tau.coefficient / gamma) ** tau.power)
     if tau.total_steps is not None and steps < tau.total_steps:
         period = min(period, tau.total_steps - steps)

@@ -44,6 +44,7 @@ class QSR:
     coefficient: float
     total_steps: int | None = None
     power: float = 2.0
+    warmup_steps: int = 0
 
     def period(self, step: int, learning_rate: float, least: int) -> int:
         """τ of a window.
@@ -54,7 +55,7 @@ class QSR:
             least: the shortest that a window may be.
         """
         period = self.base
-        if learning_rate:
+        if learning_rate and step >= self.warmup_steps:
             ratio = abs(self.coefficient / learning_rate)
             # A window that outlasts any training, where γ is next to nothing.
             period = max(period, math.floor(min(ratio, 1e6) ** self.power))
@@ -93,7 +94,12 @@ def linear(first: float, last: float, length: int) -> Linear:
 
 
 def qsr(
-    base: int, coefficient: float, *, total_steps: int | None = None, power: float = 2.0
+    base: int,
+    coefficient: float,
+    *,
+    total_steps: int | None = None,
+    power: float = 2.0,
+    warmup_steps: int = 0,
 ) -> QSR:
     """A `sync_period` that grows as the learning rate decays.
 
@@ -109,6 +115,8 @@ def qsr(
         total_steps: local steps of the whole training. The last window then ends with the last of
             them, but that with an overlap of d steps a window has d + 1 steps or more.
         power: 2 in the paper; > 0.
+        warmup_steps: local steps in which the learning rate rises, and a window has ``base`` steps.
+            Without it a rate that begins near 0 makes a window that may outlast the training.
 
     Raises:
         TypeError, ValueError: an argument is not of that kind.
@@ -117,7 +125,8 @@ def qsr(
     coefficient, power = check_positive("coefficient", coefficient), check_positive("power", power)
     if total_steps is not None:
         total_steps = check_integer("total_steps", total_steps, least=1)
-    return QSR(base, coefficient, total_steps, power)
+    warmup_steps = check_integer("warmup_steps", warmup_steps, least=0)
+    return QSR(base, coefficient, total_steps, power, warmup_steps)
 
 
 _SHIPPED = {cls.__name__: cls for cls in (Constant, Linear, QSR)}

@@ -83,3 +83,10 @@ def test_a_setting_is_named_alike_on_every_rank() -> None:
 @pytest.mark.parametrize("schedule", [QSR(4, 0.2, 9), Constant(3), Linear(0.0, 1.0, 2), 12, "text"])
 def test_a_schedule_comes_back_from_its_builtins(schedule: Any) -> None:
     assert from_config(to_config(schedule)) == schedule
+
+
+def test_the_rule_waits_until_the_learning_rate_has_risen() -> None:
+    rule = qsr(4, 0.2, warmup_steps=10)
+    # At γ = 0.001 a window would have 40,000 steps.
+    assert [rule.period(step, 0.001, 1) for step in (0, 4, 9)] == [4, 4, 4]
+    assert rule.period(10, 0.02, 1) == 100

@@ -11,14 +11,14 @@ from experiments.virtual_workers import VirtualWorkers
 from slowmo_hvd.core.config import SlowMoConfig
 
 CASES = [
-    ("averaging", 0.0, "auto"),
-    ("slowmo", 0.0, "auto"),
+    ("averaging", 0.0, "maintain"),
+    ("slowmo", 0.0, "reset"),
     ("slowmo", 0.5, "reset"),
     ("slowmo", 0.5, "maintain"),
     ("slowmo", 0.5, "average"),
-    ("post-local", 0.0, "auto"),
-    ("diloco", 0.9, "auto"),
-    ("qsr", 0.0, "auto"),
+    ("post-local", 0.0, "reset"),
+    ("diloco", 0.9, "reset"),
+    ("qsr", 0.0, "reset"),
 ]
 
 
