@@ -86,7 +86,7 @@ def test_a_schedule_comes_back_from_its_builtins(schedule: Any) -> None:
 
 
 def test_the_rule_waits_until_the_learning_rate_has_risen() -> None:
-    rule = qsr(4, 0.2, warmup_steps=10)
+    rule = schedules.qsr(4, 0.2, warmup_steps=10)
     # At γ = 0.001 a window would have 40,000 steps.
     assert [rule.period(step, 0.001, 1) for step in (0, 4, 9)] == [4, 4, 4]
     assert rule.period(10, 0.02, 1) == 100
