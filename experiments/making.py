@@ -12,10 +12,9 @@ import torch
 from experiments.settings import Run
 from experiments.store import Store
 from experiments.tables import Table
-from experiments.tasks import TASKS
 from experiments.tasks import task as task_of
 from experiments.training import about, train
-from experiments.tuning import SEED, chosen_rate, next_rates, tried_rates
+from experiments.tuning import SEED, chosen_rate, lacking_rates
 
 
 def pool_of(processes: int) -> concurrent.futures.Executor:
@@ -33,10 +32,9 @@ def _begin() -> None:
 def missing(table: Table, store: Store, seeds: int) -> Iterator[Run]:
     """The runs that can be made now: of each row the learning rate's search, then the seeds."""
     for setting in table.rows.values():
-        task, rate = TASKS[setting.task], chosen_rate(setting, store)
+        rate = chosen_rate(setting, store)
         if rate is None:
-            rates = next_rates(task.rates, task.middle, tried_rates(setting, store))
-            runs = [Run(setting, rate, SEED) for rate in rates]
+            runs = [Run(setting, rate, SEED) for rate in lacking_rates(setting, store)]
         else:
             runs = [Run(setting, rate, seed) for seed in range(seeds)]
         yield from (run for run in runs if run not in store)

@@ -5,6 +5,8 @@ and prints how far apart they end.
 """
 
 import argparse
+import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import horovod.torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 import slowmo_hvd.torch as hvd
 from experiments.settings import Setting
 from experiments.tasks import task as task_of
-from experiments.tasks.task import Batch, Task, batches, steps_of
+from experiments.tasks.task import Batch, Task, batches
 from experiments.virtual_workers import Inner, Loss, VirtualWorkers
 from slowmo_hvd.core.config import SlowMoConfig
 
@@ -37,16 +39,8 @@ class RealWorker:
         if config is None:
             self._optimizer = horovod.torch.DistributedOptimizer(base, named_parameters=named)
         else:
-            self._optimizer = hvd.DistributedOptimizer(
-                base,
-                named_parameters=named,
-                sync_period=config.sync_period,
-                slow_lr=config.slow_lr,
-                slow_momentum=config.slow_momentum,
-                nesterov=config.nesterov,
-                buffers=config.buffers,
-                warmup_steps=config.warmup_steps,
-            )
+            settings = {of.name: getattr(config, of.name) for of in dataclasses.fields(config)}
+            self._optimizer = hvd.DistributedOptimizer(base, named_parameters=named, **settings)
 
     def step(self, batch: Batch, lr: float) -> None:
         """One local step, and the sync if one is due; a batch is tensors of (batch, ...)."""
@@ -87,14 +81,11 @@ def compare(
     model = task.model().to(dtype)
     model.load_state_dict(start.state_dict())
     real = RealWorker(model, task.loss, task.inner, config)
-    an_epoch = steps_of(task, setting.workers, task.batch)
-    for epoch in range(-(-steps // an_epoch)):
-        for at, indices in enumerate(batches(task, 0, epoch, setting.workers, task.batch)):
-            step = epoch * an_epoch + at
-            if step < steps:
-                rate = lr * task.factor(step / steps)
-                virtual.step(_as(dtype, task.examples(indices)), rate)
-                real.step(_as(dtype, task.examples(indices[hvd.rank()])), rate)
+    epochs = (batches(task, 0, epoch, setting.workers, task.batch) for epoch in itertools.count())
+    for step, indices in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), steps)):
+        rate = lr * task.factor(step / steps)
+        virtual.step(_as(dtype, task.examples(indices)), rate)
+        real.step(_as(dtype, task.examples(indices[hvd.rank()])), rate)
     virtual.flush()
     real.flush()
     ours: Mapping[str, Tensor] = virtual.mean().state_dict()

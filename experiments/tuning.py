@@ -36,16 +36,20 @@ def best(tried: Mapping[float, float]) -> float:
     return min(tried, key=lambda rate: (tried[rate], rate))
 
 
-def tried_rates(setting: Setting, store: Store) -> dict[float, float]:
-    """The loss of each learning rate that was tried for a setting."""
-    selects = TASKS[setting.task].selects
-    return {run.lr: loss_of(store[run], selects) for run in store.of(setting) if run.seed == SEED}
+def lacking_rates(setting: Setting, store: Store) -> list[float]:
+    """The learning rates to try next for a setting; none where the search is over."""
+    task = TASKS[setting.task]
+    return next_rates(task.rates, task.middle, _tried(setting, store))
 
 
 def chosen_rate(setting: Setting, store: Store) -> float | None:
     """A setting's learning rate; None where the search is not over."""
-    task, tried = TASKS[setting.task], tried_rates(setting, store)
-    return None if next_rates(task.rates, task.middle, tried) else best(tried)
+    return None if lacking_rates(setting, store) else best(_tried(setting, store))
+
+
+def _tried(setting: Setting, store: Store) -> dict[float, float]:
+    selects = TASKS[setting.task].selects
+    return {run.lr: loss_of(store[run], selects) for run in store.of(setting) if run.seed == SEED}
 
 
 def loss_of(result: Mapping[str, Any], selects: str) -> float:

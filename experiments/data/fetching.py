@@ -1,10 +1,8 @@
 """Where data comes from: an address, or a Debian package that needs no root to be unpacked."""
 
-import hashlib
 import shutil
 import subprocess
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -63,27 +61,23 @@ def debian_package(name: str) -> Path:
         DataError: there is no such package here.
     """
 
+    def run(*command: str, folder: Path) -> None:
+        try:
+            subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+            return
+        except FileNotFoundError:
+            reason = f"there is no {command[0]} here"
+        except subprocess.CalledProcessError as error:
+            reason = (error.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise DataError(
+            f"the Debian package {name} cannot be fetched ({reason}): fetch it on a Debian "
+            f"or Ubuntu machine with `apt-get download {name}`, and unpack it here with "
+            f"`dpkg -x {name}_*.deb {data_folder() / name}`"
+        )
+
     def unpack(folder: Path) -> None:
-        for command in (["apt-get", "download", name], ["dpkg", "-x", "PACKAGE", str(folder)]):
-            found = [str(file) for file in folder.parent.glob("*.deb")]
-            words = [found[0] if word == "PACKAGE" else word for word in command]
-            try:
-                subprocess.run(words, cwd=folder.parent, check=True, capture_output=True, text=True)
-            except FileNotFoundError:
-                reason = f"there is no {command[0]} here"
-            except subprocess.CalledProcessError as error:
-                reason = (error.stderr.strip().splitlines() or ["it says nothing"])[-1]
-            else:
-                continue
-            raise DataError(
-                f"the Debian package {name} cannot be fetched ({reason}): fetch it on a Debian "
-                f"or Ubuntu machine with `apt-get download {name}`, and unpack it here with "
-                f"`dpkg -x {name}_*.deb {data_folder() / name}`"
-            ) from None
+        run("apt-get", "download", name, folder=folder.parent)
+        (package,) = folder.parent.glob("*.deb")
+        run("dpkg", "-x", str(package), str(folder), folder=folder.parent)
 
     return kept(name, unpack)
-
-
-def sha256(file: Path) -> str:
-    """The checksum of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -76,6 +76,7 @@ class Average:
         self._news = news
         self.changed = False
         self._squares = self._squares_of_sum = self._squares_of_all = 0.0
+        self._weights: dict[int, float] = {}  # this worker's, if it contributes
         self._kept: list[_Kept] = []
         self._clipped = 1.0
         self.bytes = 0  #: handed to allreduce
@@ -120,7 +121,10 @@ class Average:
             own = [0.0] * len(own)
         self.roll, (news, *sums) = self._header.send(self._transport, own, self._name)
         self._news = news > 0
-        self.sound = self._transport.ranks[self._transport.place] not in self.roll.excluded
+        rank = self._transport.ranks[self._transport.place]
+        self.sound = rank not in self.roll.excluded
+        if self.sound:
+            self._weights = {fragment: self.roll.weight(rank, fragment) for fragment in self.gammas}
         groups = len(self._zeros)
         for fragment in self.gammas:
             of_fragment = sums[fragment * groups : (fragment + 1) * groups]
@@ -136,7 +140,7 @@ class Average:
     def pack(self, fragment: int, bucket: Bucket, wire: Any) -> None:
         """Write this worker's displacement, by the weight that it has."""
         if self.sound:
-            weight = self.roll.weight(self._transport.ranks[self._transport.place], fragment)
+            weight = self._weights[fragment]
             self._squares += weight * self._slow.displacement(bucket, wire)
             if weight != 1:
                 self._slow.scale(wire, weight)

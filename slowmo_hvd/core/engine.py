@@ -276,7 +276,7 @@ class Engine:
             RuntimeError: some ranks go on as before.
         """
         figures = [0.0] * (1 + len(self.rates) * len(self.rates[0]))
-        header = self._plain_header(sound=True, changing=True)
+        header = Header(self.config, self.schedule.step, changing=True)
         header.send(self.transport, figures, self.name)
 
     def take_mean(self, slow: Slow, name: str) -> RollCall:
@@ -291,7 +291,7 @@ class Engine:
         """
         where = f"the mean of what was frozen after step {self.schedule.step}"
         gammas = {0: [0.0] * len(self.rates[0])}
-        header = self._plain_header(sound=self._squares(slow, gammas) is not None)
+        header = Header(self.config, self.schedule.step, self._squares(slow, gammas) is not None)
 
         def cross(sound: bool) -> Crossing:
             return self.inner.stop(slow, sound=sound)
@@ -439,12 +439,6 @@ class Engine:
             norm=0.0 if squares is None else math.sqrt(squares),
             samples=[n if f in gammas else 0 for f, n in enumerate(self.samples)],
         )
-
-    def _plain_header(self, *, sound: bool, changing: bool = False) -> Header:
-        """Where nothing is weighted, as long as any other."""
-        nothing = [0] * self.config.fragments
-        step = self.schedule.step
-        return Header(self.config, step, sound, samples=nothing, changing=changing)
 
     def _squares(self, slow: Slow, gammas: dict[int, list[float]]) -> float | None:
         """‖x^i‖², or ‖d^i‖² where outliers are looked for; None if it may not contribute."""

@@ -26,7 +26,7 @@ class Header(NamedTuple):
         settings: what its functions for τ, α and β give.
         norm: ‖d^i‖; of use with ``outlier_factor``.
         samples: n of each fragment, what this worker has counted in its window; 0 where that is not
-            averaged.
+            averaged. None at all where nothing is weighted.
         changing: whether it is about to train other parameters, and this is no sync to it.
     """
 
@@ -35,7 +35,7 @@ class Header(NamedTuple):
     sound: bool = True
     settings: Settings = Settings({}, {})
     norm: float = 0.0
-    samples: Sequence[int] = (0,)
+    samples: Sequence[int] = ()
     changing: bool = False
 
     def send(
@@ -54,7 +54,8 @@ class Header(NamedTuple):
             RuntimeError: as `call_roll` and `check_settings`.
             FloatingPointError: as `call_roll`. Either is the same on every rank.
         """
-        own = [mark(self.step, sound=self.sound, changing=self.changing), *map(float, self.samples)]
+        counted = self.samples or [0] * self.config.fragments
+        own = [mark(self.step, sound=self.sound, changing=self.changing), *map(float, counted)]
         if self.config.varies:
             own.append(self.settings.mark)
         if self.config.outlier_factor is not None:
@@ -66,13 +67,12 @@ class Header(NamedTuple):
         of_workers = [sums[at : at + workers] for at in range(0, len(places), workers)]
         with transport.critical.alike():
             roll = call_roll(of_workers.pop(0), ranks, self.config.on_nonfinite)
-            samples = [of_workers.pop(0) for _ in self.samples]
+            samples = [dict(zip(ranks, map(int, of_workers.pop(0)), strict=True)) for _ in counted]
             if self.config.varies:
                 gather = partial(transport.gather, name=f"{name}.settings")
                 check_settings(self.settings, of_workers.pop(0), ranks, self.step, gather)
             if self.config.outlier_factor is not None and not self.changing:
                 norms = dict(zip(ranks, of_workers.pop(0), strict=True))
                 roll = leave_out_outliers(roll, norms, self.config.outlier_factor)
-            counted = [dict(zip(ranks, map(int, of_one), strict=True)) for of_one in samples]
-            roll = count_samples(roll, counted, self.step)
+            roll = count_samples(roll, samples, self.step)
         return roll, sums[len(places) :]

@@ -52,6 +52,11 @@ class RollCall(NamedTuple):
         return len(self.ranks)
 
     @property
+    def averaged(self) -> tuple[int, ...]:
+        """Those that are in the average."""
+        return tuple(rank for rank in self.ranks if rank not in self.excluded)
+
+    @property
     def contributors(self) -> int:
         """How many are in the average."""
         return len(self.ranks) - len(self.excluded)
@@ -132,7 +137,7 @@ def leave_out_outliers(roll: RollCall, norms: Mapping[int, float], factor: float
         factor: k; those are left out that have more than k times the median of all whose numbers
             are finite. Where that is 0 nobody is.
     """
-    moved = {rank: norms[rank] for rank in roll.ranks if rank not in roll.excluded}
+    moved = {rank: norms[rank] for rank in roll.averaged}
     bound = factor * statistics.median(moved.values())
     outliers = tuple(rank for rank, norm in moved.items() if norm > bound > 0)
     return roll._replace(excluded=(*roll.excluded, *outliers), outliers=outliers)
@@ -149,12 +154,11 @@ def count_samples(roll: RollCall, samples: Sequence[Mapping[int, int]], step: in
     Raises:
         RuntimeError: some workers have counted samples, and some none; on every rank alike.
     """
-    inside = [rank for rank in roll.ranks if rank not in roll.excluded]
-    counted = tuple({rank: of_one[rank] for rank in inside} for of_one in samples)
+    counted = tuple({rank: of_one[rank] for rank in roll.averaged} for of_one in samples)
     for of_fragment in counted:
         none = tuple(rank for rank, number in of_fragment.items() if not number)
-        if none and len(none) < len(inside):
-            some = tuple(rank for rank in inside if rank not in none)
+        some = tuple(rank for rank, number in of_fragment.items() if number)
+        if none and some:
             raise RuntimeError(
                 f"{_named(none)} counted no samples in the window that ends after step {step}, and "
                 f"{_named(some)} did: call contribute(samples) before step() on every rank, or on "

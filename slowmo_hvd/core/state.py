@@ -111,6 +111,11 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, "version": STATE_VERSION}
 
 
+def entries_since(version: int) -> set[str]:
+    """What a state of this version has not, and one of today's has."""
+    return _KEYS[STATE_VERSION] - _KEYS[version]
+
+
 def periods_of(config: Any, fragments: int) -> dict[str, list[Any]]:
     """The entries of version 4 that a state of an earlier one has not: τ was a number.
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import horovod.tensorflow as hvd
 import keras
+import tensorflow as tf
 from horovod.common import process_sets
 
 from slowmo_hvd.core.agreement import class_name
 from slowmo_hvd.core.arguments import check_process_set
+from slowmo_hvd.core.checks import check_integer
 from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.native import path_of
 from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER
@@ -59,6 +61,21 @@ def refuse_local(what: str, given: Any) -> None:
             f"{what} cannot be kept out of SlowMo's average here: give local variables an "
             "optimizer of their own that is not distributed"
         )
+
+
+def check_samples(samples: Any) -> Any:
+    """A number of samples as an int, or in a graph as the tensor that it is.
+
+    Raises:
+        TypeError, ValueError: it is no int >= 0; of a tensor in a graph only its type is seen.
+    """
+    if tf.is_tensor(samples):
+        if not samples.dtype.is_integer or samples.shape.rank != 0:
+            raise TypeError(f"samples must be an int >= 0, or a tensor of one, got {samples!r}")
+        if not hasattr(samples, "numpy"):
+            return samples
+        samples = int(samples)
+    return check_integer("samples", samples, least=0)
 
 
 def check_trained(grads: Iterable[Any], variables: Iterable[Any]) -> None:

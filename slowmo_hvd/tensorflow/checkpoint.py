@@ -21,6 +21,7 @@ from slowmo_hvd.core.state import (
     STATE_VERSION,
     check_state,
     check_version,
+    entries_since,
     pack_inner,
     periods_of,
     refusal,
@@ -30,7 +31,6 @@ from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.training import Training
 
 _Array = npt.NDArray[Any]
-_SINCE = {"landing": 3, "period": 4, "gamma": 4, "samples": 4}  # the version that brought an entry
 
 
 def save(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> None:
@@ -83,7 +83,7 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     version = arrays.get("version", np.array("none"))
     is_number = version.dtype == np.int64 and not version.shape
     check_version(int(version) if is_number else version.tolist())  # others have other entries
-    newer = [name for name, since in _SINCE.items() if int(version) < since and name in arrays]
+    newer = [name for name in arrays if name in entries_since(int(version))]
     if newer:
         raise refusal(f"it has the entry {newer[0]}, which version {int(version)} had not")
     arrays = _migrated(arrays, int(version))

@@ -20,13 +20,14 @@ from slowmo_hvd.core.arguments import (
     refuse_gradient_arguments,
     refuse_late,
 )
-from slowmo_hvd.core.checks import check_flag, check_integer
+from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
 from slowmo_hvd.tensorflow import checkpoint
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
     check_inner,
+    check_samples,
     check_trained,
     compression_by_name,
     name_of_compression,
@@ -436,14 +437,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 "the optimizer does not know its variables yet: call "
                 "optimizer.build(model.trainable_variables) before contribute()"
             )
-        if tf.is_tensor(samples):
-            if not samples.dtype.is_integer or samples.shape.rank != 0:
-                raise TypeError(f"samples must be an int >= 0, or a tensor of one, got {samples!r}")
-            if hasattr(samples, "numpy"):
-                samples = int(samples)
-        if not tf.is_tensor(samples):
-            check_integer("samples", samples, least=0)
-        self._training.counters.contribute(samples)
+        self._training.counters.contribute(check_samples(samples))
 
     @_as_written
     def flush(self, model: keras.Model | None = None) -> None:

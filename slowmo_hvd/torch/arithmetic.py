@@ -70,7 +70,23 @@ def _outer_step(
         momentum.add_(total, alpha=step.gain / workers)
 
 
-def squared_norms(bucket: Bucket, total: Tensor) -> list[Tensor]:
+class OnWires:
+    """What is done to a bucket where it travels, whatever its displacements are measured from."""
+
+    def nothing(self, out: Tensor) -> None:
+        """Write zeros, the displacement of a worker that is not sound."""
+        out.zero_()
+
+    def scale(self, out: Tensor, factor: float) -> None:
+        """Multiply what travels."""
+        out.mul_(factor)
+
+    def keep(self, bucket: Bucket, total: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """A copy of a sum, and the squared norm of each run in it."""
+        return total.clone(), _squared_norms(bucket, total)
+
+
+def _squared_norms(bucket: Bucket, total: Tensor) -> list[Tensor]:
     """Of each of a bucket's runs in a sum, float64 tensors."""
     squares = []
     for _, start, stop, offset in bucket.runs:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.torch.arithmetic import displacement, outer_step, squared_norms, zero
+from slowmo_hvd.torch.arithmetic import OnWires, displacement, outer_step, zero
 from slowmo_hvd.torch.rooms import Room
 
 
-class Launched:
+class Launched(OnWires):
     """See `slowmo_hvd.core.ports.Slow`: its outer steps move anchor and momentum alone.
 
     Another thread may use it: nothing else touches its tensors before it has landed.
@@ -76,15 +76,3 @@ class Launched:
             anchor, sums = self._anchors[room][start:stop], total[offset : offset + stop - start]
             squares += outer_step(anchor, momentum, sums, workers, steps[group], room, None)
         return squares
-
-    def keep(self, bucket: Bucket, total: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A copy of a sum, and the squared norm of each run in it."""
-        return total.clone(), squared_norms(bucket, total)
-
-    def scale(self, out: Tensor, factor: float) -> None:
-        """Multiply what travels."""
-        out.mul_(factor)
-
-    def nothing(self, out: Tensor) -> None:
-        """Write zeros, the displacement of a worker that is not sound."""
-        out.zero_()

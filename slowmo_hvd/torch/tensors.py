@@ -14,14 +14,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.buckets import Bucket, Leaf, Piece, plan, share_out
 from slowmo_hvd.core.outer import OuterStep
-from slowmo_hvd.torch.arithmetic import (
-    displacement,
-    land,
-    outer_step,
-    squared_norms,
-    strides,
-    zero,
-)
+from slowmo_hvd.torch.arithmetic import OnWires, displacement, land, outer_step, strides, zero
 from slowmo_hvd.torch.launched import Launched
 from slowmo_hvd.torch.rooms import Room, read, real, room_of, write
 
@@ -50,7 +43,7 @@ class _Part(NamedTuple):
     scattered: Piece | None = None
 
 
-class SlowModel:
+class SlowModel(OnWires):
     """Anchor and slow momentum of the trained parameters, and the arithmetic of one outer step.
 
     Holds no counters, knows no schedule and never communicates: the engine asks it for the
@@ -145,14 +138,6 @@ class SlowModel:
         ]
         return torch.stack(norms).double().square().sum()
 
-    def scale(self, out: Tensor, factor: float) -> None:
-        """Multiply what travels."""
-        out.mul_(factor)
-
-    def nothing(self, out: Tensor) -> None:
-        """Write zeros, the displacement of a worker that is not sound."""
-        out.zero_()
-
     def displacement(self, bucket: Bucket, out: Tensor) -> Tensor:
         """d^i = x_{t,0} - x^i of this worker; return its squared norm."""
         room, squares = bucket.room, zero(bucket.room)
@@ -186,10 +171,6 @@ class SlowModel:
             if alone is None:
                 self._write(part, part.anchors)
         return squares
-
-    def keep(self, bucket: Bucket, total: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A copy of a sum, and the squared norm of each run in it."""
-        return total.clone(), squared_norms(bucket, total)
 
     def anchor(self, bucket: Bucket, out: Tensor) -> None:
         """Write x_{t,0} of a bucket into memory that travels."""
