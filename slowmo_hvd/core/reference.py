@@ -284,8 +284,8 @@ def sync_period(config: SlowMoConfig, steps: int, gamma: float) -> int:
     """τ of a window that begins after so many local steps.
 
     A number, a function of the steps, or the quadratic synchronization rule: X. Gu, K. Lyu,
-    S. Arora, J. Zhang, L. Huang, ICLR 2024, arXiv 2310.14423, section 3, with the last window cut
-    off where the training ends.
+    S. Arora, J. Zhang, L. Huang, ICLR 2024, arXiv 2310.14423, section 3, with no window longer than
+    all steps before it, and the last one cut off where the training ends.
 
     Args:
         config: τ and d.
@@ -297,7 +297,7 @@ def sync_period(config: SlowMoConfig, steps: int, gamma: float) -> int:
         return tau(steps) if callable(tau) else tau
     period = float(tau.base)
     if gamma > 0 and steps >= tau.warmup_steps:
-        period = max(period, (tau.coefficient / gamma) ** tau.power)
+        period = max(period, min((tau.coefficient / gamma) ** tau.power, steps))
     if tau.total_steps is not None and steps < tau.total_steps:
         period = min(period, tau.total_steps - steps)
     return max(int(period), config.overlap_steps + 1)

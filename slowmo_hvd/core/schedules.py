@@ -56,9 +56,9 @@ class QSR:
         """
         period = self.base
         if learning_rate and step >= self.warmup_steps:
-            ratio = abs(self.coefficient / learning_rate)
-            # A window that outlasts any training, where γ is next to nothing.
-            period = max(period, math.floor(min(ratio, 1e6) ** self.power))
+            ratio = min(abs(self.coefficient / learning_rate), 1e6)  # whose power is finite
+            # Where γ begins near 0, the rule alone could give a window that outlasts the training.
+            period = max(period, min(math.floor(ratio**self.power), step))
         if self.total_steps is not None and step < self.total_steps:
             period = min(period, self.total_steps - step)
         return max(period, least)
@@ -107,7 +107,7 @@ def qsr(
     J. Zhang, L. Huang, "A Quadratic Synchronization Rule for Distributed Deep Learning", ICLR 2024,
     arXiv 2310.14423. γ is the workers' mean over the window that has ended, of the parameter group
     where it is largest; with an overlap, that of the window before, since this one's is not known
-    yet. The first window has ``base`` steps.
+    yet. The first window has ``base`` steps, and no later one has more than all steps before it.
 
     Args:
         base: H_base, the shortest window in local steps; >= 1.
@@ -116,7 +116,6 @@ def qsr(
             them, but that with an overlap of d steps a window has d + 1 steps or more.
         power: 2 in the paper; > 0.
         warmup_steps: local steps in which the learning rate rises, and a window has ``base`` steps.
-            Without it a rate that begins near 0 makes a window that may outlast the training.
 
     Raises:
         TypeError, ValueError: an argument is not of that kind.

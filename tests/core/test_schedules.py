@@ -23,7 +23,7 @@ def test_the_quadratic_rule_by_hand() -> None:
     rule = schedules.qsr(4, 0.2)
     # (0.2 / 0.1)² = 4, (0.2 / 0.04)² = 25, (0.2 / 0.03)² = 44.4, and 4 is the least.
     gammas = (0.4, 0.1, 0.04, 0.03, -0.04)
-    assert [rule.period(0, gamma, 1) for gamma in gammas] == [4, 4, 25, 44, 25]
+    assert [rule.period(1000, gamma, 1) for gamma in gammas] == [4, 4, 25, 44, 25]
 
 
 def test_the_first_window_of_the_rule_has_the_base() -> None:
@@ -32,17 +32,22 @@ def test_the_first_window_of_the_rule_has_the_base() -> None:
 
 def test_the_rules_last_window_ends_with_the_training() -> None:
     rule = schedules.qsr(4, 0.2, total_steps=100)
-    assert [rule.period(step, 0.02, 1) for step in (0, 7, 99)] == [100, 93, 1]
+    assert [rule.period(step, 0.02, 1) for step in (60, 93, 99)] == [40, 7, 1]
     assert rule.period(99, 0.02, least=3) == 3  # with an overlap of two steps
     assert rule.period(100, 0.02, 1) == 100  # trained longer than was said: as if nothing was
 
 
-def test_next_to_no_learning_rate_is_a_long_window_and_no_overflow() -> None:
-    assert schedules.qsr(4, 0.2).period(0, 1e-300, 1) == 10**12
+def test_a_learning_rate_that_begins_near_0_makes_no_window_longer_than_the_training_so_far() -> None:
+    rule = schedules.qsr(4, 0.2)
+    assert [rule.period(step, 0.001, 1) for step in (0, 4, 8, 16, 32)] == [4, 4, 8, 16, 32]
+
+
+def test_next_to_no_learning_rate_is_no_overflow() -> None:
+    assert schedules.qsr(4, 0.2).period(10**9, 1e-300, 1) == 10**9
 
 
 def test_the_rules_power() -> None:
-    assert schedules.qsr(1, 0.2, power=3).period(0, 0.1, 1) == 8
+    assert schedules.qsr(1, 0.2, power=3).period(1000, 0.1, 1) == 8
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,6 @@ def test_a_schedule_comes_back_from_its_builtins(schedule: Any) -> None:
 
 
 def test_the_rule_waits_until_the_learning_rate_has_risen() -> None:
-    rule = schedules.qsr(4, 0.2, warmup_steps=10)
-    # At γ = 0.001 a window would have 40,000 steps.
-    assert [rule.period(step, 0.001, 1) for step in (0, 4, 9)] == [4, 4, 4]
-    assert rule.period(10, 0.02, 1) == 100
+    rule = schedules.qsr(4, 0.2, warmup_steps=200)
+    assert [rule.period(step, 0.02, 1) for step in (0, 100, 199)] == [4, 4, 4]
+    assert rule.period(200, 0.02, 1) == 100
