@@ -152,8 +152,8 @@ def test_slow_settings_that_are_functions_by_hand() -> None:
 
 
 def test_the_quadratic_rule_by_hand() -> None:
-    # At γ = 0.5 and c = 1 a window would have 4 steps. The first has the base, 2; the second no more
-    # than were before it, 2; the last ends with step 7.
+    # At γ = 0.5 and c = 1 a window would have 4 steps. The first has the base, 2; the second no
+    # more than were before it, 2; the last ends with step 7.
     config = SlowMoConfig(sync_period=qsr(2, 1.0, total_steps=7))
     assert [state.windows[0] for state in by_hand(config, 7)] == [0, 1, 1, 2, 2, 2, 3]
 

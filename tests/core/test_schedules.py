@@ -37,7 +37,7 @@ def test_the_rules_last_window_ends_with_the_training() -> None:
     assert rule.period(100, 0.02, 1) == 100  # trained longer than was said: as if nothing was
 
 
-def test_a_learning_rate_that_begins_near_0_makes_no_window_longer_than_the_training_so_far() -> None:
+def test_a_learning_rate_near_0_makes_no_window_longer_than_the_training_so_far() -> None:
     rule = schedules.qsr(4, 0.2)
     assert [rule.period(step, 0.001, 1) for step in (0, 4, 8, 16, 32)] == [4, 4, 8, 16, 32]
 
