@@ -2,7 +2,7 @@
 
     horovodrun --gloo -np 2 python examples/torch_language_model.py
 
-AdamW's moments are kept through the syncs (`buffers="auto"`), as the paper keeps Adam's.
+AdamW's moments are kept through the syncs, as `buffers="maintain"` has it and the paper does.
 """
 
 import argparse

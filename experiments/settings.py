@@ -21,7 +21,7 @@ class Setting:
         workers: m.
         sync_period: τ; of QSR the shortest; 1 for gradient averaging.
         slow_momentum: β.
-        buffers: the strategy, by its name: what "auto" is may change.
+        buffers: the strategy.
         batch_factor: a step's examples over the task's. A lone worker with the factor m takes as
             many as m workers.
     """

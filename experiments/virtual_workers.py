@@ -60,7 +60,6 @@ class VirtualWorkers:
         }
         self._statistics = {name: _stacked(value, workers) for name, value in model.named_buffers()}
         self._optimizer = inner(self._weights.values(), 0.0)
-        self._auto = "reset" if isinstance(self._optimizer, torch.optim.SGD) else "maintain"
         self._anchor = [value.detach()[0].clone() for value in self._weights.values()]  # x_{t,0}
         self._momentum = [torch.zeros_like(value) for value in self._anchor]  # u_t
         self._rate = MeanLearningRate()
@@ -153,10 +152,9 @@ class VirtualWorkers:
     def _cross(self, opens_window: bool) -> None:
         """Line 2 of Algorithm 1: what becomes of the inner optimizer's buffers."""
         assert self._config is not None
-        strategy = self._auto if self._config.buffers == "auto" else self._config.buffers
-        if strategy == "reset" and opens_window:
+        if self._config.buffers == "reset" and opens_window:
             self._optimizer.state.clear()
-        if strategy == "average":
+        if self._config.buffers == "average":
             for state in self._optimizer.state.values():
                 for value in state.values():
                     if isinstance(value, Tensor) and value.dim():  # a step count has none

@@ -50,6 +50,11 @@ class Inner:
     strategies: tuple[str, ...] = ALL
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
+    @property
+    def strategy(self) -> str:
+        """The default of `DistributedOptimizer`, or what it must be given."""
+        return "maintain" if "maintain" in self.strategies else "reset"
+
 
 def _of(optimizer: type[torch.optim.Optimizer], **options: Any) -> Inner:
     return Inner(lambda params: optimizer(params, **options))
@@ -73,11 +78,11 @@ INNER = {
     "Adam": _of(torch.optim.Adam, lr=0.05, amsgrad=True),
     "AdamW": _of(torch.optim.AdamW, lr=0.05),
     "Adamax": _of(torch.optim.Adamax, lr=0.05),
-    # Needs a closure. Its history has no counterpart on the other workers to average with.
+    # Needs a closure. Its history pairs gradients with steps, which an outer step breaks.
     "LBFGS": Inner(
         lambda params: torch.optim.LBFGS(params, lr=0.2, max_iter=3),
         closure=True,
-        strategies=("reset", "maintain"),
+        strategies=("reset",),
     ),
     "Muon": _of(torch.optim.Muon, lr=0.05),  # matrices only, which is what the model has
     "NAdam": _of(torch.optim.NAdam, lr=0.05),

@@ -31,9 +31,7 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    for inner, buffers in itertools.product(
-        ("SGD", "Adam"), ("auto", "reset", "maintain", "average")
-    ):
+    for inner, buffers in itertools.product(("SGD", "Adam"), ("reset", "maintain", "average")):
         yield Case(inner, {"buffers": buffers, "sync_period": 4, "slow_momentum": 0.6})
     yield Case("SGD", {"sync_period": 3, "slow_momentum": 0.5, "warmup_steps": 5})
     yield Case("Adam", {"sync_period": 3, "slow_momentum": 0.9, "slow_lr": 0.7, "nesterov": True})

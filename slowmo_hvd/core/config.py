@@ -15,7 +15,7 @@ from slowmo_hvd.core.schedules import QSR, describe
 
 SyncPeriod: TypeAlias = int | Callable[[int], int] | QSR
 OfWindow: TypeAlias = float | Callable[[int], float]
-BUFFER_STRATEGIES = ("auto", "reset", "maintain", "average")
+BUFFER_STRATEGIES = ("maintain", "reset", "average")
 NONFINITE = ("exclude", "raise")
 
 
@@ -46,8 +46,7 @@ class SlowMoConfig:
             more for more workers; 0 gives Local SGD. Or a callable of t.
         nesterov: take the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
         buffers: what happens to the inner optimizer's buffers where a window begins, line 2 of
-            Algorithm 1: "reset", "maintain", "average", or "auto", which resets for SGD and
-            maintains for Adam and its relatives, as the paper does.
+            Algorithm 1: "maintain", "reset" or "average". The paper resets SGD's.
         warmup_steps: the number of first steps that are each followed by a plain average,
             before the windows begin (post-local SGD, arXiv 1808.07217); int >= 0.
         on_nonfinite: what a sync does with a worker whose displacement is not finite: "exclude"
@@ -74,7 +73,7 @@ class SlowMoConfig:
     slow_lr: OfWindow = 1.0
     slow_momentum: OfWindow = 0.5
     nesterov: bool = False
-    buffers: str = "auto"
+    buffers: str = "maintain"
     warmup_steps: int = 0
     on_nonfinite: str = "exclude"
     bucket_bytes: int = 10 * 2**20

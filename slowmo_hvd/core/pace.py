@@ -29,18 +29,15 @@ def refuse_copies(config: SlowMoConfig, optimizer: str, names: Sequence[str] = (
         )
 
 
-def refuse_counts(
-    config: SlowMoConfig, strategy: str, optimizer: str, names: Sequence[str] = ()
-) -> None:
+def refuse_counts(config: SlowMoConfig, optimizer: str, names: Sequence[str] = ()) -> None:
     """Raise ValueError if a fragment's buffers are to be reset where steps are counted for all.
 
     Args:
-        config: tells whether there are fragments.
-        strategy: what becomes of the buffers.
+        config: tells whether there are fragments, and what becomes of the buffers.
         optimizer: its name.
         names: of the counts, if they have some.
     """
-    if config.fragments > 1 and strategy == "reset":
+    if config.fragments > 1 and config.buffers == "reset":
         named = f" ({', '.join(names)})" if names else ""
         raise ValueError(
             f"buffers='reset' cannot be used with fragments={config.fragments} and {optimizer}: it "

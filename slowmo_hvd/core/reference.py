@@ -39,11 +39,9 @@ class Base(Protocol):
     """A base optimizer, for one worker and one parameter group.
 
     Attributes:
-        auto: the strategy that ``buffers="auto"`` stands for.
         buffers: h, all that the base optimizer remembers but its step count; empty at first.
     """
 
-    auto: str
     buffers: list[Array]
 
     def step(self, x: Array, gradient: Array, lr: float) -> Array:
@@ -66,7 +64,6 @@ class SGD:
     momentum: float = 0.0  #: μ
     nesterov: bool = False
     weight_decay: float = 0.0  #: λ
-    auto: str = "reset"
     buffers: list[Array] = dataclasses.field(default_factory=list)
 
     def step(self, x: Array, gradient: Array, lr: float) -> Array:
@@ -97,7 +94,6 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0  #: λ
     decoupled: bool = False
-    auto: str = "maintain"
     buffers: list[Array] = dataclasses.field(default_factory=list)
     steps: int = 0  #: the exponent of the bias correction; not averaged, but reset
 
@@ -188,7 +184,6 @@ def slowmo(
     x = [list(anchor) for _ in ranks]
     ended_at = [list(anchor) for _ in ranks]  # x^i_{t,τ} of the windows that ended last
     bases = [[copy.deepcopy(base) for _ in groups] for _ in ranks]
-    strategy = base.auto if config.buffers == "auto" else config.buffers
     agreed = [0.0] * len(fragments)  # γ of what has landed last, for the QSR
     on_its_way = list(agreed)
     tau = [sync_period(config, config.warmup_steps, gamma) for gamma in agreed]
@@ -219,10 +214,10 @@ def slowmo(
                 ended_at[i][j] = x[i][j]
             # Line 2. A reset is for the window that begins, and none does between the warm-up's
             # steps; an average is for every sync.
-            if strategy == "reset" and now >= config.warmup_steps:
+            if config.buffers == "reset" and now >= config.warmup_steps:
                 for i in ranks:
                     bases[i][j].reset()
-            if strategy == "average":
+            if config.buffers == "average":
                 average_buffers([bases[i][j] for i in ranks])
         rates[fragment], counted[fragment] = [], [0] * workers
         if now > config.warmup_steps:

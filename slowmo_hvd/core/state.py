@@ -93,6 +93,9 @@ def pack_state(
 
 def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state of an earlier version, with all its keys, as one of this version; no copy."""
+    inner = state["inner"]
+    optimizer = inner.get("optimizer") if isinstance(inner, Mapping) else None
+    state = {**state, "config": without_auto(state["config"], optimizer)}
     if state["version"] < 3:
         lists = ("window", "position", "lr_total", "lr_steps")
         state = {
@@ -125,6 +128,18 @@ def periods_of(config: Any, fragments: int) -> dict[str, list[Any]]:
     """
     period = config.get("sync_period") if isinstance(config, Mapping) else None
     return {"period": [period] * fragments, "gamma": [0.0] * fragments}
+
+
+def without_auto(config: Any, optimizer: Any) -> Any:
+    """A configuration, perhaps of version 0.1, whose default for ``buffers`` was "auto".
+
+    Args:
+        config: of a saved optimizer; if it is none, that is found later.
+        optimizer: the name of the inner optimizer's class, by which "auto" went.
+    """
+    if not isinstance(config, Mapping) or config.get("buffers") != "auto":
+        return config
+    return {**config, "buffers": "reset" if optimizer in ("SGD", "LBFGS") else "maintain"}
 
 
 def with_settings_since(config: Any) -> Any:

@@ -24,30 +24,20 @@ _COUNT_NO_STEPS = (
 )
 
 
-def resolve_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> str:
-    """Choose "reset", "maintain" or "average" for this optimizer.
-
-    "auto" resets for SGD and maintains for all others, as the paper does for SGD and Adam.
-
-    Raises:
-        ValueError: "reset" for an optimizer whose own warm-up would begin again each time.
-    """
-    if strategy == "auto":
-        return "reset" if isinstance(leaf, keras.optimizers.SGD) else "maintain"
+def check_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> None:
+    """Raise ValueError where this optimizer's buffers cannot be treated so."""
     if strategy == "reset" and getattr(leaf, "warmup_steps", False):  # of ScheduleFreeAdamW
         raise ValueError(
             f"buffers='reset' would take {type(leaf).__name__}'s count back before its "
             f"warmup_steps={leaf.warmup_steps} are done: give it a learning_rate schedule that "
-            "warms up in their place, or use 'maintain' (what 'auto' does) or 'average'"
+            "warms up in their place, or use 'maintain' or 'average'"
         )
-    return strategy
 
 
-def check_pace(strategy: str, leaf: keras.optimizers.Optimizer, config: SlowMoConfig) -> None:
+def check_pace(leaf: keras.optimizers.Optimizer, config: SlowMoConfig) -> None:
     """Raise ValueError where an overlap or fragments do not fit this built optimizer.
 
     Args:
-        strategy: what `resolve_strategy` chose for it.
         leaf: the optimizer.
         config: how many steps overlap, and how many fragments there are.
     """
@@ -55,7 +45,7 @@ def check_pace(strategy: str, leaf: keras.optimizers.Optimizer, config: SlowMoCo
     if second_copies(leaf):
         refuse_copies(config, name)
     if type(leaf) not in _COUNT_NO_STEPS:
-        refuse_counts(config, strategy, name)
+        refuse_counts(config, name)
 
 
 class Buffers:

@@ -26,6 +26,7 @@ from slowmo_hvd.core.state import (
     periods_of,
     refusal,
     with_settings_since,
+    without_auto,
 )
 from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.training import Training
@@ -94,6 +95,7 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     for name, form in named.items():
         _check_like(name, arrays[name], form)
     schema = _schema(arrays)
+    schema["config"] = without_auto(schema["config"], type(leaves(inner)[0]).__name__)
     if int(version) < STATE_VERSION:
         schema["config"] = with_settings_since(schema["config"])
     shapes = [slot.shape for slot in training.slots]

@@ -23,6 +23,7 @@ from slowmo_hvd.core.arguments import (
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
+from slowmo_hvd.core.state import without_auto
 from slowmo_hvd.tensorflow import checkpoint
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
@@ -99,8 +100,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             ended before the one that ends, likewise.
         slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD. Or a callable of t.
         nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
-        buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
-            begins; "auto" resets for SGD and maintains for Adam and all others.
+        buffers: "maintain", "reset" or "average" the inner optimizer's buffers where a window
+            begins. The paper resets SGD's momentum.
         warmup_steps: the number of first steps that are each followed by a plain average.
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
@@ -153,7 +154,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         slow_lr: OfWindow = 1.0,
         slow_momentum: OfWindow = 0.5,
         nesterov: bool = False,
-        buffers: str = "auto",
+        buffers: str = "maintain",
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
         bucket_bytes: int = 16 * 2**20,
@@ -591,10 +592,11 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 known to Horovod here.
             TypeError: a schedule of the user's own is not known to Keras here.
         """
-        config = dict(config)
         inner = keras.saving.deserialize_keras_object(
-            config.pop("inner_optimizer"), custom_objects=custom_objects
+            config["inner_optimizer"], custom_objects=custom_objects
         )
+        config = without_auto(config, type(leaves(inner)[0]).__name__)
+        config = {name: value for name, value in config.items() if name != "inner_optimizer"}
         config["compression"] = compression_by_name(config["compression"])
         config["process_set"] = process_set_by_ranks(config["process_set"])
         config |= {name: _from_config(config[name], custom_objects) for name in _OF_WINDOWS}

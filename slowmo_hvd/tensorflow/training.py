@@ -26,7 +26,7 @@ from slowmo_hvd.core.peers import Peer, take_anchor
 from slowmo_hvd.core.roll_call import frozen_without
 from slowmo_hvd.core.schedule import in_flight
 from slowmo_hvd.core.warn import warn
-from slowmo_hvd.tensorflow.buffers import Buffers, check_pace, resolve_strategy
+from slowmo_hvd.tensorflow.buffers import Buffers, check_pace, check_strategy
 from slowmo_hvd.tensorflow.context import initialised, traced_for_making_variables
 from slowmo_hvd.tensorflow.counters import Counters
 from slowmo_hvd.tensorflow.in_graph import InGraph, in_order
@@ -115,12 +115,12 @@ class Training:
             bucket_bytes=self.config.bucket_bytes,
             fragments=self.config.fragments,
         )
-        self.inner.buffers = [
-            Buffers(leaf, resolve_strategy(self.config.buffers, leaf), add_variable)
-            for leaf in self._leaves
-        ]
-        for buffers, leaf in zip(self.inner.buffers, self._leaves, strict=True):
-            check_pace(buffers.strategy, leaf, self.config)
+        strategy = self.config.buffers
+        for leaf in self._leaves:
+            check_strategy(strategy, leaf)
+        self.inner.buffers = [Buffers(leaf, strategy, add_variable) for leaf in self._leaves]
+        for leaf in self._leaves:
+            check_pace(leaf, self.config)
         refuse_few(self.config, len(self.slots), "variables")
         self.engine.slow = self._slow
         self._frozen: tuple[int, ...] = ()  # the positions in `slots` that are not trained

@@ -22,46 +22,32 @@ from slowmo_hvd.torch.tensors import SlowModel
 from slowmo_hvd.torch.transport import Transport
 
 
-def resolve_strategy(strategy: str, inner: torch.optim.Optimizer) -> str:
-    """Choose "reset", "maintain" or "average" for this optimizer.
-
-    "auto" resets for SGD and maintains for all others, as the paper does for SGD and Adam. It
-    also resets LBFGS: its history pairs gradients with steps, and an outer step breaks the pairs.
-
-    Raises:
-        ValueError: "average" for LBFGS, whose history has no counterpart on other workers; a
-            strategy other than "maintain" for an optimizer that estimates its learning rate;
-            "reset" for one whose own warm-up would begin again each time.
-    """
-    lbfgs = isinstance(inner, torch.optim.LBFGS)
-    if strategy == "auto":
-        return "reset" if lbfgs or isinstance(inner, torch.optim.SGD) else "maintain"
-    if strategy == "average" and lbfgs:
+def check_strategy(strategy: str, inner: torch.optim.Optimizer) -> None:
+    """Raise ValueError where this optimizer's buffers cannot be treated so."""
+    if strategy != "reset" and isinstance(inner, torch.optim.LBFGS):
         raise ValueError(
-            "buffers='average' cannot be used with LBFGS: its history lists differ in length "
-            "between workers; use 'reset' (what 'auto' does) or 'maintain'"
+            f"buffers={strategy!r} cannot be used with LBFGS: its history pairs gradients with "
+            "steps, and an outer step breaks the pairs; use 'reset'"
         )
     options = inner.param_groups[0]
     if strategy != "maintain" and {"d", "d0"} <= options.keys():  # Prodigy, D-Adaptation
         raise ValueError(
             f"buffers={strategy!r} cannot be used with {type(inner).__name__}: it estimates its "
             "learning rate d from all steps since the first, and neither new buffers nor the "
-            "workers' mean fit that; use 'maintain' (what 'auto' does)"
+            "workers' mean fit that; use 'maintain'"
         )
     if strategy == "reset" and options.get("warmup_steps"):  # of schedule-free ones
         raise ValueError(
             f"buffers='reset' would take {type(inner).__name__}'s count back before its "
             f"warmup_steps={options['warmup_steps']} are done: use a learning-rate scheduler that "
-            "warms up in their place, or 'maintain' (what 'auto' does) or 'average'"
+            "warms up in their place, or 'maintain' or 'average'"
         )
-    return strategy
 
 
-def check_pace(strategy: str, inner: torch.optim.Optimizer, config: SlowMoConfig) -> None:
+def check_pace(inner: torch.optim.Optimizer, config: SlowMoConfig) -> None:
     """Raise ValueError where an overlap or fragments do not fit this optimizer.
 
     Args:
-        strategy: what `resolve_strategy` chose for it.
         inner: the optimizer.
         config: how many steps overlap, and how many fragments there are.
     """
@@ -77,7 +63,7 @@ def check_pace(strategy: str, inner: torch.optim.Optimizer, config: SlowMoConfig
     if copies:
         refuse_copies(config, name, copies)
     if counts:
-        refuse_counts(config, strategy, name, list(counts))
+        refuse_counts(config, name, list(counts))
 
 
 class Buffers:
@@ -97,8 +83,9 @@ class Buffers:
         transport: Transport,
     ) -> None:
         self.inner = inner
-        self.strategy = resolve_strategy(config.buffers, inner)
-        check_pace(self.strategy, inner, config)
+        self.strategy = config.buffers
+        check_strategy(config.buffers, inner)
+        check_pace(inner, config)
         self.copies = SecondCopies(inner)
         self.transport = transport
         self.bucket_bytes = config.bucket_bytes

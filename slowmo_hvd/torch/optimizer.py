@@ -83,9 +83,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
             ended before the one that ends, likewise.
         slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD. Or a callable of t.
         nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
-        buffers: "reset", "maintain" or "average" the inner optimizer's buffers where a window
-            begins; "auto" resets for SGD and maintains for Adam and all others. A reset takes
-            back all that a step has left: numbers that the optimizer counts in its groups too.
+        buffers: "maintain", "reset" or "average" the inner optimizer's buffers where a window
+            begins. The paper resets SGD's momentum. A reset takes back all that a step has left:
+            numbers that the optimizer counts in its groups too. LBFGS must be reset.
         warmup_steps: the number of first steps that are each followed by a plain average.
         on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
             from the average, give it the others' model and begin its buffers afresh, or "raise"
@@ -136,7 +136,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         slow_lr: OfWindow = 1.0,
         slow_momentum: OfWindow = 0.5,
         nesterov: bool = False,
-        buffers: str = "auto",
+        buffers: str = "maintain",
         warmup_steps: int = 0,
         on_nonfinite: str = "exclude",
         bucket_bytes: int = 10 * 2**20,

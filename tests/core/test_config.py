@@ -16,7 +16,7 @@ from slowmo_hvd.core.config import BUFFER_STRATEGIES, NONFINITE, SlowMoConfig
 def test_the_defaults_are_the_papers() -> None:
     config = SlowMoConfig()
     assert (config.sync_period, config.slow_lr, config.slow_momentum) == (12, 1.0, 0.5)
-    assert (config.nesterov, config.buffers, config.warmup_steps) == (False, "auto", 0)
+    assert (config.nesterov, config.buffers, config.warmup_steps) == (False, "maintain", 0)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_the_defaults_are_the_papers() -> None:
         ("slow_momentum", 1.5, "a number with 0 <= slow_momentum < 1"),
         ("slow_momentum", math.nan, "a number with 0 <= slow_momentum < 1"),
         ("slow_momentum", -math.inf, "a number with 0 <= slow_momentum < 1"),
-        ("buffers", "zero", "one of 'auto', 'reset', 'maintain', 'average'"),
-        ("buffers", "Reset", "one of 'auto', 'reset', 'maintain', 'average'"),
+        ("buffers", "zero", "one of 'maintain', 'reset', 'average'"),
+        ("buffers", "Reset", "one of 'maintain', 'reset', 'average'"),
         ("on_nonfinite", "ignore", "one of 'exclude', 'raise'"),
         ("bucket_bytes", 7, ">= 8"),
     ],
@@ -70,8 +70,8 @@ def test_a_value_out_of_range_is_refused_with_what_is_legal(
         ("nesterov", 1, "True or False"),
         ("nesterov", "yes", "True or False"),
         ("nesterov", None, "True or False"),
-        ("buffers", None, "one of 'auto', 'reset', 'maintain', 'average'"),
-        ("buffers", 0, "one of 'auto', 'reset', 'maintain', 'average'"),
+        ("buffers", None, "one of 'maintain', 'reset', 'average'"),
+        ("buffers", 0, "one of 'maintain', 'reset', 'average'"),
         ("on_nonfinite", True, "one of 'exclude', 'raise'"),
     ],
 )

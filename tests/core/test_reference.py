@@ -227,7 +227,6 @@ def test_fragments_of_equal_gradients_move_as_one_parameter_does() -> None:
     ("buffers", "next_step"),
     [
         ("reset", (0.5, 1.5)),  # γ g alone
-        ("auto", (0.5, 1.5)),
         ("maintain", (0.5 + 0.375, 1.5 + 1.125)),  # plus γ μ h, where h = 1.5 g after two steps
         ("average", (0.5 + 0.75, 1.5 + 0.75)),  # h averaged to 3
     ],

@@ -193,6 +193,23 @@ def test_a_state_of_version_1_is_good_without_saying_what_is_frozen() -> None:
     assert "its keys are" in complaint(saved)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "buffers"), [("SGD", "reset"), ("LBFGS", "reset"), ("Adam", "maintain")]
+)
+def test_what_auto_was_by_the_inner_optimizers_name(optimizer: str, buffers: str) -> None:
+    saved = of_version_2(state())
+    saved["config"]["buffers"] = "auto"
+    saved["inner"] = saved["inner"] | {"optimizer": optimizer}
+    assert migrated(saved)["config"]["buffers"] == buffers
+
+
+def test_a_state_saved_under_auto_says_what_to_build_the_optimizer_with() -> None:
+    saved = of_version_2(state())
+    saved["config"]["buffers"] = "auto"
+    saved["inner"] = saved["inner"] | {"optimizer": "SGD"}
+    assert "build the optimizer with buffers='reset'" in complaint(saved)
+
+
 # ---- fragments, and what is under way ------------------------------------------------------
 
 # Parameters of 3, 4 and 4 elements, of which the first and the last are in the first fragment.

@@ -58,10 +58,12 @@ def test_a_rank_may_run_out_while_an_average_is_under_way(overlap: int, its_step
 def test_a_worker_that_breaks_goes_on_from_the_anchor_and_then_with_the_others() -> None:
     this = worker(momentum=0.5, sync_period=2, slow_momentum=0.0, overlap_steps=1)
     this.step(1.0)
-    this.step(by_rank(1.0, math.nan))  # 1 + 0.5 more on rank 0, whose buffers are reset
+    this.step(by_rank(1.0, math.nan))  # 1 + 0.5 more on rank 0
     assert this.weights() == [by_rank(-2.5, 0.0)]
     this.step(1.0)
-    assert this.weights() == [-3.5]  # the sound worker's -2.5 has landed on both
+    # The sound worker's -2.5 has landed on both. Its momentum goes on, so it steps by 1 + 0.75;
+    # the other's is new.
+    assert this.weights() == [by_rank(-4.25, -3.5)]
     assert this.optimizer.sync_stats.last.excluded == (1,)
 
 

@@ -29,7 +29,6 @@ class KerasSGD:
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
-    auto: str = "reset"
     buffers: list[Array] = dataclasses.field(default_factory=list)
 
     def step(self, x: Array, gradient: Array, lr: float) -> Array:
@@ -71,7 +70,7 @@ INNER = {
         Adam(betas=(0.75, 0.9375), eps=0.0, weight_decay=0.0625, decoupled=True),
     ),
 }
-BUFFERS = ("auto", "reset", "maintain", "average")
+BUFFERS = ("maintain", "reset", "average")
 
 
 def learning_rates(schedule: str) -> Callable[[int], tuple[float, ...]]:

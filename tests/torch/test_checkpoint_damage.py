@@ -46,7 +46,7 @@ class Subject:
         self.inner = INNER[name]
         self.model = self.inner.model(torch.float32)
         self.optimizer = hvd.DistributedOptimizer(
-            self.inner.make(self.model.parameters()), sync_period=3, buffers="maintain"
+            self.inner.make(self.model.parameters()), sync_period=3, buffers=self.inner.strategy
         )
         self.train(4)
         self.saved = copy.deepcopy(self.optimizer.state_dict())

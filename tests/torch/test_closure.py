@@ -12,7 +12,7 @@ import slowmo_hvd.torch as hvd
 def test_lbfgs_counts_one_step_however_often_it_calls_its_closure() -> None:
     model = Linear()
     inner = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4)
-    optimizer = hvd.DistributedOptimizer(inner, sync_period=2)
+    optimizer = hvd.DistributedOptimizer(inner, sync_period=2, buffers="reset")
     calls = 0
 
     def closure() -> float:

@@ -27,12 +27,12 @@ def sgd(*params: torch.nn.Parameter, **slowmo: Any) -> hvd.DistributedOptimizer:
     [
         (
             lambda params: torch.optim.LBFGS(params),
-            {"overlap_steps": 1},
+            {"overlap_steps": 1, "buffers": "reset"},
             "overlap_steps=1 cannot be used with LBFGS: its history is of steps from where all",
         ),
         (
             lambda params: torch.optim.LBFGS(params),
-            {"fragments": 2},
+            {"fragments": 2, "buffers": "reset"},
             "fragments=2 cannot be used with LBFGS: its history is of steps from where all",
         ),
         (

@@ -50,7 +50,7 @@ def test_the_optimum_of_the_mean_loss_is_reached(name: str, slow_momentum: float
     """
     weight = number(4.0, torch.float64)
     inner = getattr(schedulefree, name)([weight], **CLASSES[name])
-    buffers = "average" if "Adam" in name else "auto"
+    buffers = "average" if "Adam" in name else "maintain"
     optimizer = hvd.DistributedOptimizer(
         inner, sync_period=4, slow_momentum=slow_momentum, buffers=buffers
     )

@@ -22,7 +22,10 @@ import slowmo_hvd.torch as hvd
 
 
 def wrapped(model: torch.nn.Module, name: str = "Adam") -> hvd.DistributedOptimizer:
-    return hvd.DistributedOptimizer(INNER[name].make(model.parameters()), sync_period=3)
+    inner = INNER[name]
+    return hvd.DistributedOptimizer(
+        inner.make(model.parameters()), sync_period=3, buffers=inner.strategy
+    )
 
 
 @pytest.mark.ranks(1, 2)
