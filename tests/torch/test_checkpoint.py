@@ -234,7 +234,7 @@ def test_a_checkpoint_with_slow_state_loads_into_the_bare_optimizer() -> None:
         ("slow_lr", 0.5),
         ("slow_momentum", 0.25),
         ("nesterov", True),
-        ("buffers", "maintain"),
+        ("buffers", "reset"),
         ("warmup_steps", 9),
     ],
 )
