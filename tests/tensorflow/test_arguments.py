@@ -313,7 +313,7 @@ def test_a_reset_brings_back_buffers_that_begin_with_many_numbers() -> None:
 def test_a_reset_leaves_an_optimizer_that_was_used_before_as_a_new_one() -> None:
     inner, weight = keras.optimizers.SGD(1.0, momentum=0.5), number(0.0)
     step_with(inner, (1.0, weight))
-    optimizer = hvd.DistributedOptimizer(inner, sync_period=1, slow_momentum=0.0)
+    optimizer = hvd.DistributedOptimizer(inner, sync_period=1, slow_momentum=0.0, buffers="reset")
     seen = []
     for _ in range(3):
         step_with(optimizer, (0.0, weight))
