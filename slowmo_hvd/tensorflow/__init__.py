@@ -22,6 +22,7 @@ from slowmo_hvd.core.records import SyncRecord as SyncRecord
 from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
+from slowmo_hvd.tensorflow import loggers as loggers
 from slowmo_hvd.tensorflow.compile_hook import install as _install
 from slowmo_hvd.tensorflow.functions import broadcast_variables as broadcast_variables
 from slowmo_hvd.tensorflow.functions import join as join

@@ -14,6 +14,7 @@ from slowmo_hvd import schedules as schedules
 from slowmo_hvd.core.records import SyncRecord as SyncRecord
 from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
+from slowmo_hvd.tensorflow import loggers as loggers
 from slowmo_hvd.tensorflow.keras.load import load_model as load_model
 from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer as DistributedOptimizer
 from slowmo_hvd.tensorflow.optimizer import (
