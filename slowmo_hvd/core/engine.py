@@ -20,6 +20,7 @@ from typing import Any, cast
 from slowmo_hvd.core.average import Average, NoCrossing
 from slowmo_hvd.core.buckets import Bucket, total_bytes
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.drift import DriftWatch
 from slowmo_hvd.core.flight import Flight, Flights
 from slowmo_hvd.core.header import Header
 from slowmo_hvd.core.living import register, wait_at_exit
@@ -95,6 +96,7 @@ class Engine:
         self.hooks: OrderedDict[int, Callable[[SyncRecord], None]] = OrderedDict()
         self._flights = Flights()
         self._warned = False
+        self._drift = DriftWatch()
         self._told_at: float | None = None
         register(self)
 
@@ -475,7 +477,7 @@ class Engine:
             record = dataclasses.replace(record, since_last=now - self._told_at)
         self._told_at = now
         self.stats = self.stats.add(record)
-        warn(exclusion(record.excluded, record.outliers, record.step))
+        warn([*exclusion(record.excluded, record.outliers, record.step), *self._drift.see(record)])
         for hook in list(self.hooks.values()):  # a hook may remove itself
             hook(record)
 

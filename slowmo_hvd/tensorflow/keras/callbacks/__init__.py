@@ -1,4 +1,4 @@
-"""Horovod's Keras callbacks, written anew for Keras 3, and one of SlowMo's.
+"""Horovod's Keras callbacks, written anew for Keras 3, and two of SlowMo's.
 
 They have the names, the arguments and the meaning of ``horovod.tensorflow.keras.callbacks``,
 whose own fail on Keras 3, and work with any Keras optimizer. What differs, and why:
@@ -11,9 +11,10 @@ whose own fail on Keras 3, and work with any Keras optimizer. What differs, and 
   the optimizer's buffers, once: Keras 3 builds the coefficient into the graph of the training
   step, where changing it for a batch does nothing.
 - `BestModelCheckpoint` gets its file name as the attribute ``filepath``, and says so if not.
-- `FlushCallback` is SlowMo's.
+- `FlushCallback` and `BackupAndRestore` are SlowMo's.
 """
 
+from slowmo_hvd.tensorflow.keras.callbacks.backup import BackupAndRestore as BackupAndRestore
 from slowmo_hvd.tensorflow.keras.callbacks.broadcast import (
     BroadcastGlobalVariablesCallback as BroadcastGlobalVariablesCallback,
 )
@@ -32,6 +33,7 @@ from slowmo_hvd.tensorflow.keras.callbacks.metrics import (
 )
 
 __all__ = [
+    "BackupAndRestore",
     "BestModelCheckpoint",
     "BroadcastGlobalVariablesCallback",
     "FlushCallback",

@@ -1,0 +1,63 @@
+"""For Hugging Face's Trainer: one model for all workers where it evaluates and saves."""
+
+from typing import Any
+
+import horovod.torch as hvd
+import transformers
+
+from slowmo_hvd.torch.optimizer import DistributedOptimizer
+from slowmo_hvd.torch.wrappers import layers
+
+
+class FlushCallback(transformers.TrainerCallback):
+    """Brings SlowMo's workers together before the Trainer evaluates or saves, and at the end.
+
+    Then rank 0 alone saves and logs. Give it to the Trainer of every rank, before callbacks that
+    stop training, and give all of them the same TrainingArguments: whether to flush goes by them.
+
+    Raises:
+        TypeError: as training begins, if the optimizer is not SlowMo's.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
+        """Make sure that there is something to flush, and that rank 0 speaks for all."""
+        if _ours(about["optimizer"]) is None:
+            raise TypeError(
+                "FlushCallback needs a DistributedOptimizer from slowmo_hvd.torch, got "
+                f"{type(about['optimizer']).__name__}: give Trainer optimizers=(optimizer, None), "
+                "or leave the callback out"
+            )
+        state.is_world_process_zero = hvd.rank() == 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **about: Any) -> Any:
+        """Flush, if it is about to evaluate or save."""
+        return _flush(control, **about)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **about: Any) -> Any:
+        """Flush, if it is about to evaluate or save."""
+        return _flush(control, **about)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **about: Any) -> None:
+        """Leave one model."""
+        _of(about["optimizer"]).flush(about["model"])
+
+
+def _ours(optimizer: Any) -> DistributedOptimizer | None:
+    """What is inside Accelerate's wrapper, if it is one of SlowMo's."""
+    inside = (each for each in layers(optimizer) if isinstance(each, DistributedOptimizer))
+    return next(inside, None)
+
+
+def _of(optimizer: Any) -> DistributedOptimizer:
+    ours = _ours(optimizer)
+    assert ours is not None  # checked where training began
+    return ours
+
+
+def _flush(control: Any, optimizer: Any, model: Any, **others: Any) -> Any:
+    # The same on every rank: the steps are counted alike, and all have the same arguments.
+    if control.should_evaluate or control.should_save:
+        _of(optimizer).flush(model)
+    if hvd.rank() != 0:
+        control.should_save = control.should_log = False
+    return control

@@ -1,0 +1,49 @@
+"""For Lightning: one model for all workers where it validates, and where an epoch ends."""
+
+from typing import Any
+
+import lightning
+
+from slowmo_hvd.torch.optimizer import DistributedOptimizer
+
+
+class FlushCallback(lightning.Callback):
+    """Brings SlowMo's workers together before each validation and at the end of each epoch.
+
+    Validation then measures their average, running statistics included, and checkpoints that are
+    saved after it have that. Each flush ends a window early, so an epoch should last many of them.
+    Give it to the Trainer of every rank: a flush is a collective.
+
+    Raises:
+        TypeError: as ``fit`` begins, if no optimizer is SlowMo's.
+    """
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Make sure that there is something to flush."""
+        if not _ours(trainer):
+            names = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
+            raise TypeError(
+                "FlushCallback needs a DistributedOptimizer from slowmo_hvd.torch, got "
+                f"{names or 'none'}: return one from configure_optimizers, or leave the callback "
+                "out"
+            )
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Flush, in ``fit``, but not before the first step."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            _flush(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Flush, which does nothing after a validation."""
+        _flush(trainer, pl_module)
+
+
+def _ours(trainer: Any) -> list[DistributedOptimizer]:
+    return [each for each in trainer.optimizers if isinstance(each, DistributedOptimizer)]
+
+
+def _flush(trainer: Any, model: Any) -> None:
+    first, *others = _ours(trainer)
+    first.flush(model)  # its running statistics are averaged once
+    for optimizer in others:
+        optimizer.flush()
