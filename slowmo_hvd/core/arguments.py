@@ -10,6 +10,8 @@ from typing import Any
 
 from slowmo_hvd.core.checks import check_integer
 from slowmo_hvd.core.config import SlowMoConfig
+from slowmo_hvd.core.launchers import alone_among
+from slowmo_hvd.core.warn import warn
 
 _WHY = {
     "gradient_predivide_factor": "it splits the division of averaged gradients",
@@ -69,7 +71,10 @@ def check_op(op: Any, hvd: ModuleType) -> None:
 
 
 def check_process_set(process_set: Any, hvd: ModuleType) -> None:
-    """Raise TypeError or ValueError unless Horovod is initialised and knows the process set."""
+    """Raise TypeError or ValueError unless Horovod is initialised and knows the process set.
+
+    And warn where it knows of no other process, though there are some.
+    """
     if not isinstance(process_set, hvd.ProcessSet):
         raise TypeError(
             "process_set must be hvd.global_process_set or what hvd.add_process_set returned, "
@@ -82,6 +87,7 @@ def check_process_set(process_set: Any, hvd: ModuleType) -> None:
             f"{process_set} is not known to Horovod; call hvd.add_process_set(...) on every rank "
             "and give what it returns"
         )
+    warn(alone_among(hvd.size()))
 
 
 def check_compression(compression: Any) -> None:
