@@ -49,7 +49,7 @@ endif
 .DELETE_ON_ERROR:
 # Two runs at once would share the cores.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all test-torch test-tensorflow lint bench clean
+.PHONY: help setup demo docs docs-serve test test-all test-torch test-tensorflow lint bench clean
 
 help:
 	@echo 'make demo    set everything up, train on real data with 2 workers, print the comparison'
@@ -59,6 +59,7 @@ help:
 	@echo 'make test-all  the same with every case of the large matrices, of which make test takes so'
 	@echo '             many that each optimizer, strategy, dtype and fault is met, and all pairs'
 	@echo 'make lint    check the style and the types'
+	@echo 'make docs    build the site from docs/ into site/; make docs-serve shows it'
 	@echo 'make bench   set everything up, run the benchmarks'
 	@echo 'make setup   set everything up in .venv: torch, TensorFlow, this package, Horovod for both'
 	@echo 'make clean   remove .venv'
@@ -102,7 +103,7 @@ FRAMEWORKS := torch $(if $(TENSORFLOW),tensorflow)
 else
 FRAMEWORKS := $(if $(PATHS_TORCH),torch) $(if $(PATHS_TF),tensorflow)
 endif
-test: setup lint $(FRAMEWORKS:%=test-%)
+test: setup lint docs $(FRAMEWORKS:%=test-%)
 test-all: CASES := --all-cases
 test-all: test
 
@@ -127,6 +128,13 @@ lint: $(VENV)/.packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# It says that its successor, Zensical, reads the same mkdocs.yml; that is known.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.packages
+	$(BIN)/mkdocs build --strict --quiet
+docs-serve: $(VENV)/.packages
+	$(BIN)/mkdocs serve
 
 bench: setup
 	$(BIN)/python -m benchmarks
