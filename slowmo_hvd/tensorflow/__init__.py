@@ -8,12 +8,14 @@ ours, and what Horovod wrote for Keras 2 is written anew for Keras 3.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from slowmo_hvd.core.requirements import require_horovod
-from slowmo_hvd.tensorflow.requirements import require_keras_3_on_tensorflow
+from slowmo_hvd.core.requirements import require_horovod as _require_horovod
+from slowmo_hvd.tensorflow.requirements import (
+    require_keras_3_on_tensorflow as _require_keras_3_on_tensorflow,
+)
 
 # First, since on another Keras it seems as if Horovod had not been built for TensorFlow.
-require_keras_3_on_tensorflow()
-require_horovod("tensorflow")
+_require_keras_3_on_tensorflow()
+_require_horovod("tensorflow")
 
 from horovod.tensorflow import *
 

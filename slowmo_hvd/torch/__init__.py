@@ -7,9 +7,9 @@ broadcast_optimizer_state are SlowMo's, and join lands first what is under way.
 # ruff: noqa: E402, F403
 from typing import TYPE_CHECKING, Any
 
-from slowmo_hvd.core.requirements import require_horovod
+from slowmo_hvd.core.requirements import require_horovod as _require_horovod
 
-require_horovod("torch")
+_require_horovod("torch")
 
 from horovod.torch import *
 

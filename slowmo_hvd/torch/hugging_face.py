@@ -8,6 +8,8 @@ import transformers
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
 from slowmo_hvd.torch.wrappers import layers
 
+__all__ = ["FlushCallback"]
+
 
 class FlushCallback(transformers.TrainerCallback):
     """Brings SlowMo's workers together before the Trainer evaluates or saves, and at the end.

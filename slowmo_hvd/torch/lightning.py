@@ -6,6 +6,8 @@ import lightning
 
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
 
+__all__ = ["FlushCallback"]
+
 
 class FlushCallback(lightning.Callback):
     """Brings SlowMo's workers together before each validation and at the end of each epoch.
