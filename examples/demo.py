@@ -8,6 +8,8 @@ in `demo_torch.py` and `demo_keras.py`.
 import argparse
 import importlib.util
 import json
+import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -18,6 +20,8 @@ from typing import Any
 
 FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "Keras"}
 SCRIPTS = {"torch": "demo_torch.py", "tensorflow": "demo_keras.py"}
+# What TensorFlow prints as it starts, whatever its log level is.
+NOISE = re.compile(r"(\[\d+\]<stderr>:)?(WARNING: All log messages before absl|I0000 00:00:)")
 Looks = list[dict[str, Any]]  # what rank 0 reported of one run, a dict at each sync
 Runs = dict[str, dict[int, Looks]]  # by method and seed
 
@@ -77,13 +81,14 @@ def start_workers(script: str, workers: int) -> Iterator[dict[str, Any]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
     )
     assert job.stdout is not None
     for line in job.stdout:
         text = line.removeprefix("[0]<stdout>:")  # horovodrun puts the rank before every line
         if text.startswith("{"):
             yield json.loads(text)
-        else:
+        elif not NOISE.match(line):
             print(line, end="", file=sys.stderr)
     if job.wait() != 0:
         raise SystemExit(f"the training failed: horovodrun ended with status {job.returncode}")

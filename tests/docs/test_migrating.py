@@ -1,9 +1,8 @@
-"""README.md keeps its word: its code runs, and what it names is there.
+"""The diffs of docs/migrating.md keep their word, and README.md has the first of them.
 
-Its blocks are one script, in the order of the page, run on two ranks: first the new side of the
-PyTorch diff, then every Python block. The old side of the diff runs too, on Horovod alone. The
-other diffs are scripts of their own, whose old sides no longer run: Keras', and that of the tape,
-which leaves the loop around it to the reader.
+The new side of each is a script that runs, on two ranks. The old side of PyTorch's runs too, on
+Horovod alone; Keras' and that of the tape no longer do. What a page leaves to the reader, a model,
+its data and the loop around a tape, is here.
 """
 
 import inspect
@@ -11,12 +10,13 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from launch import ROOT, horovodrun
 
 from slowmo_hvd.torch import DistributedOptimizer
 
-README = re.sub("<!--.*?-->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "migrating.md").read_text()
+ARGUMENTS = (ROOT / "docs" / "reference" / "arguments.md").read_text()
 # What the page leaves to the reader: a model and its data.
 PREAMBLE = """\
 import torch
@@ -48,8 +48,10 @@ print("one model:", weights[0] == weights[1])
 """
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def diffs(page: str) -> list[str]:
+    """The page's diffs, without their indentation."""
+    found = re.finditer(r"^( *)```diff\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{match[1]}", "", match[2], flags=re.MULTILINE) for match in found]
 
 
 def side(diff: str, sign: str) -> str:
@@ -64,23 +66,29 @@ def run(script: str, folder: Path, *, succeeds: bool = True) -> str:
 
 
 def test_the_script_before_the_diff_is_a_horovod_script(tmp_path: Path) -> None:
-    diff, *_ = blocks("diff")
+    diff, *_ = diffs(PAGE)
     assert len(re.findall("^[+]", diff, re.MULTILINE)) == 2
     assert "slowmo" not in side(diff, "-")
     run(PREAMBLE + side(diff, "-"), tmp_path)
 
 
-def test_the_code_runs_in_the_order_of_the_page(tmp_path: Path) -> None:
-    diff, *_ = blocks("diff")
-    output = run("\n".join([PREAMBLE, side(diff, "+"), *blocks("python")]), tmp_path)
-    assert re.search(r"step 48: drift 0\.\d+, \d+ bytes", output)
-    assert output.count("SyncStats(syncs=4, ") == 2
-    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert saved["optimizer"]["slowmo"]["step"] == 48
+def test_the_script_after_the_diff_ends_with_one_model(tmp_path: Path) -> None:
+    diff, *_ = diffs(PAGE)
+    end = (
+        "\nweight = next(model.parameters()).tolist()\nprint('one:', hvd.allgather_object(weight))"
+    )
+    first, second = re.findall(r"one: \[(.*)\]", run(PREAMBLE + side(diff, "+") + end, tmp_path))
+    assert first == second
+    ours, theirs = first.split("]], [[")
+    assert ours.strip("[]") == theirs.strip("[]")
+
+
+def test_the_readme_has_the_first_of_these_diffs() -> None:
+    assert diffs(README) == diffs(PAGE)[:1]
 
 
 def test_the_keras_script_needs_one_line_and_ends_with_one_model(tmp_path: Path) -> None:
-    _, diff, _ = blocks("diff")
+    _, diff, _ = diffs(PAGE)
     assert len(re.findall("^[+]", diff, re.MULTILINE)) == 1
     output = run(KERAS_PREAMBLE + side(diff, "+") + KERAS_END, tmp_path)
     assert output.count("one model: True") == 2
@@ -88,13 +96,13 @@ def test_the_keras_script_needs_one_line_and_ends_with_one_model(tmp_path: Path)
 
 @pytest.mark.only_all_cases
 def test_the_keras_script_before_the_diff_no_longer_runs(tmp_path: Path) -> None:
-    _, diff, _ = blocks("diff")
+    _, diff, _ = diffs(PAGE)
     output = run(KERAS_PREAMBLE + side(diff, "-"), tmp_path, succeeds=False)
     assert "horovod/_keras/callbacks.py" in output  # it is Horovod's own callback that raises
 
 
 def tape_script(sign: str) -> str:
-    *_, diff = blocks("diff")
+    *_, diff = diffs(PAGE)
     assert len(re.findall("^[+]", diff, re.MULTILINE)) == 2
     imports, optimizer, *body = side(diff, sign).splitlines()
     return "\n".join(
@@ -113,7 +121,7 @@ def test_the_script_around_a_tape_before_the_diff_no_longer_runs(tmp_path: Path)
 
 
 def test_the_table_of_arguments_has_every_one_and_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| `([^`]*)` \|", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| `([^`]*)` \|", ARGUMENTS, re.MULTILINE))
     parameters = inspect.signature(DistributedOptimizer).parameters.values()
     ours = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     assert {name: default.replace('"', "'") for name, default in rows.items()} == {
