@@ -25,10 +25,12 @@ def draw(table: Table, store: Store, seeds: int, file: Path) -> bool:
     """Draw what there is of curves, or a table that is whole; return whether there is a plot."""
     found = finished(table, store, seeds)
     rows = {name: runs for name, runs in found.items() if runs}
-    if not table.plot or not rows or (len(rows) < len(found) and table.plot != "curves"):
+    if not table.plot or not rows or (len(rows) < len(found) and "curves" not in table.plot):
         return False
     if table.plot == "curves":
         figure = _curves(rows, store)
+    elif table.plot == "short curves":
+        figure = _short_curves(rows, store)
     else:
         figure = _lines(table, rows, store, x=table.plot.removeprefix("by "))
     figure.suptitle(table.title)
@@ -73,6 +75,27 @@ def _curves(rows: Mapping[str, Sequence[Run]], store: Store) -> Any:
     for axes in panels[:, 1]:
         axes.set_xscale("log")
     panels[0, 0].legend(fontsize="x-small")
+    return figure
+
+
+def _short_curves(rows: Mapping[str, Sequence[Run]], store: Store) -> Any:
+    """The training losses over steps and bytes, and in the legend what the test gave."""
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for name, runs in rows.items():
+        results = [store[run] for run in runs]
+        looks = list(zip(*(result["looks"] for result in results), strict=True))
+        means = [statistics.mean(look["training loss"] for look in at) for at in looks]
+        size = FLOAT * results[0]["parameters"] / 1e6
+        *_, (figure_of_test, _) = results[0]["test"].items()
+        tested = statistics.mean(result["test"][figure_of_test] for result in results)
+        label = f"{name}: {figure_of_test} {tested:.1f}"
+        panels[0].plot([at[0]["step"] for at in looks], means, label=label)
+        panels[1].plot([at[0]["syncs"] * size for at in looks], means, label=label)
+    panels[0].set(xlabel="steps of each worker", ylabel="training loss", yscale="log")
+    panels[1].set(xlabel="MB that a worker hands to allreduce", xscale="log")
+    panels[0].legend(fontsize="small")
+    for axes in panels:
+        axes.grid(alpha=0.3, which="both")
     return figure
 
 

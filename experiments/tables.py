@@ -32,8 +32,9 @@ class Table:
         title: what it shows.
         rows: its settings, by what each row is called.
         columns: its figures; those that the runs have, if None.
-        plot: how it is drawn: "curves" of the losses on the way, lines "by slow_momentum" or "by
-            sync_period" of the last ones, or not at all.
+        plot: how it is drawn: "curves" of the losses on the way, two "short curves" of the
+            training loss alone, lines "by slow_momentum" or "by sync_period" of the last ones, or
+            not at all.
     """
 
     title: str
@@ -112,8 +113,19 @@ def _decay(methods: Table, epoch: int) -> Table:
     return Table("fashion: where the learning rate falls, m = 16, τ = 12", rows, columns)
 
 
+def _in_short(task: str, workers: int, local: str) -> Table:
+    """What is sent and what is learnt, with the defaults of the package."""
+    rows = {
+        "gradient averaging": Setting(task, "averaging", workers, 1),
+        local: Setting(task, "slowmo", workers, 12),
+        "SlowMo, β = 0.4": Setting(task, "slowmo", workers, 12, 0.4),
+    }
+    return Table(f"{task}: in short, m = {workers}, τ = 12, maintain", rows, plot="short curves")
+
+
 _FASHION = _methods("fashion", 16, "Local SGD", "reset")
 TABLES = {
+    "fashion.in_short": _in_short("fashion", 16, "Local SGD"),
     "fashion.methods": _FASHION,
     "fashion.decay": _decay(_FASHION, 8),
     "fashion.workers": _workers("fashion", WORKERS),

@@ -4,7 +4,7 @@ J. Wang, V. Tantia, N. Ballas, M. Rabbat, "SlowMo: Improving Communication-Effic
 SGD with Slow Momentum", ICLR 2020, arXiv 1910.00643. Lines are those of its Algorithm 1.
 
 Written to be read beside the paper, in float64, and to be what the adapters are tested against;
-it shares the names of the configuration with them, and no arithmetic::
+it shares the names of the configuration with them, and no arithmetic:
 
     def gradient(worker, step, x):
         return [x[0] - targets[worker]]                 # one array for each parameter group

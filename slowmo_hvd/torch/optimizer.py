@@ -45,7 +45,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     Each worker takes ``sync_period`` (τ) steps of ``optimizer`` on its own gradients; then the
     workers average their displacements d̄ by one allreduce, and a slow momentum step follows
-    (arXiv 1910.00643, Algorithm 1; γ is the learning rate)::
+    (arXiv 1910.00643, Algorithm 1; γ is the learning rate):
 
         u ← β u + d̄ / γ
         x ← x_0 - α γ u
