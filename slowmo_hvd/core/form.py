@@ -22,8 +22,10 @@ def array_form(value: Any) -> str | None:
 
 
 def form_text(value: Any, describe: Describe) -> str:
-    """`form_of`, as JSON: were it saved as a dict, pickle would keep one string for a key in it
-    and in the state, so that one damaged byte changed both alike.
+    """`form_of`, as JSON.
+
+    As a dict it would share its keys with the state in a pickle, and one damaged byte would change
+    both in the same way. The damage would then not be seen.
     """
     return json.dumps(form_of(value, describe))
 

@@ -86,12 +86,12 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     check_version(int(version) if is_number else version.tolist())  # others have other entries
     newer = [name for name in arrays if name in entries_since(int(version))]
     if newer:
-        raise refusal(f"it has the entry {newer[0]}, which version {int(version)} had not")
+        raise refusal(f"it has the entry {newer[0]}, which version {int(version)} does not have")
     arrays = _migrated(arrays, int(version))
     named = training.forms(_in_flight(arrays.get("landing"), training.config.overlap_steps))
     if set(arrays) != {*named, "version", "config", "inner"}:
         strange = sorted(set(arrays) ^ {*named, "version", "config", "inner"})
-        raise refusal(f"it has not the entries that this optimizer has; they differ in {strange}")
+        raise refusal(f"its entries are not those of this optimizer: they differ in {strange}")
     for name, form in named.items():
         _check_like(name, arrays[name], form)
     schema = _schema(arrays)

@@ -123,7 +123,9 @@ def test_a_store_of_an_earlier_version_loads(version: int) -> None:
 def test_a_store_that_says_an_earlier_version_than_it_is_of_is_refused() -> None:
     subject = subject_for("SGD")
     for version, name in ((3, "period"), (2, "landing")):
-        with pytest.raises(ValueError, match=f"the entry {name}, which version {version} had not"):
+        with pytest.raises(
+            ValueError, match=f"the entry {name}, which version {version} does not have"
+        ):
             subject.optimizer.load_own_variables({**subject.saved, "version": np.array(version)})
 
 
