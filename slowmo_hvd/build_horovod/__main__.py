@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from . import cuda
-from .cache import cache_folder, cache_key, cached_wheel
+from .cache import cache_folder, cache_key, cached_wheel, store_wheel
 from .check import check, install
 from .environment import find_frameworks, python_tag, require_pip, require_tools
 from .errors import BuildError
@@ -52,6 +52,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--no-install", action="store_true", help="stop when the wheel is in the cache"
     )
     parser.add_argument(
+        "--wheelhouse",
+        type=Path,
+        metavar="DIR",
+        help="also leave the wheel there, for other machines",
+    )
+    parser.add_argument(
         "--tools",
         action="store_true",
         help="only check that a C++ compiler, make and Python's headers are there",
@@ -78,6 +84,8 @@ def _build_and_install(options: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory(prefix="slowmo_hvd-build-") as scratch:
         wheel = cached_wheel(folder, build, force=options.force)
+    if options.wheelhouse:
+        say(f"for other machines: pip install {_leave(wheel, options.wheelhouse / folder.name)}")
     if options.no_install:
         say(f"the wheel is {wheel}")
         return
@@ -87,6 +95,15 @@ def _build_and_install(options: argparse.Namespace) -> None:
     check(frameworks, choice, install_log)
     took = duration(time.monotonic() - started)
     say(f"Horovod {VERSION} works for {frameworks.describe()} ({took})")
+
+
+def _leave(wheel: Path, folder: Path) -> Path:
+    """Put it into a folder, whose name says what it was built for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return store_wheel(wheel, folder)
+    except OSError as error:
+        raise BuildError(f"cannot leave the wheel in {folder}: {error}") from error
 
 
 if __name__ == "__main__":

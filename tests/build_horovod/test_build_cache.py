@@ -120,3 +120,34 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, builder: FakeBuild
         cached_wheel(tmp_path / "key", fail)
     assert [path.name for path in (tmp_path / "key").iterdir()] == ["lock"]
     assert cached_wheel(tmp_path / "key", builder).read_text() == "build 1"
+
+
+def test_a_wheel_is_left_for_other_machines_in_a_folder_that_says_what_it_is_for(
+    tmp_path: Path,
+    builder: FakeBuilder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(command, "require_tools", lambda: None)
+    monkeypatch.setattr(command, "build_wheel", lambda *_, **__: builder())
+    house = tmp_path / "house"
+    assert command.main(["--no-install", "--cpu", "--wheelhouse", str(house)]) == 0
+    (left,) = house.glob("horovod0.28.1-*/*.whl")
+    assert left.read_text() == "build 1"
+    assert f"pip install {left}" in capsys.readouterr().out
+
+
+def test_a_wheelhouse_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path,
+    builder: FakeBuilder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(command, "require_tools", lambda: None)
+    monkeypatch.setattr(command, "build_wheel", lambda *_, **__: builder())
+    (tmp_path / "file").touch()
+    house = tmp_path / "file" / "house"
+    assert command.main(["--no-install", "--cpu", "--wheelhouse", str(house)]) == 1
+    assert "cannot leave the wheel in" in capsys.readouterr().err
