@@ -1,7 +1,6 @@
 """Private names of other libraries that an adapter uses: found in its source."""
 
 import ast
-from pathlib import Path
 
 from launch import ROOT
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from private_names import used
+from torch.distributed.fsdp._flat_param import FlatParameter
 
 #: Who has each name, and what of ours would break without it. Python's own are not torch's.
 NAMES: dict[str, tuple[Any, str]] = {
@@ -23,6 +24,7 @@ NAMES: dict[str, tuple[Any, str]] = {
             "load_state_dict_post",
         )
     },
+    "_is_flat_param": (FlatParameter(torch.zeros(1)), "whether FSDP's parameters are refused"),
     "_getframe": (sys, "who calls step()"),
 }
 PYTHONS_OWN = {"_replace"}  #: of a named tuple
