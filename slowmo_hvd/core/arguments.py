@@ -11,6 +11,7 @@ from typing import Any
 from slowmo_hvd.core.checks import check_integer
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.launchers import alone_among
+from slowmo_hvd.core.transport import ANOTHER_FRAMEWORK
 from slowmo_hvd.core.warn import warn
 
 _WHY = {
@@ -87,6 +88,9 @@ def check_process_set(process_set: Any, hvd: ModuleType) -> None:
             f"{process_set} is not known to Horovod; call hvd.add_process_set(...) on every rank "
             "and give what it returns"
         )
+    known = process_set.process_set_id == 0 or hvd.rank() in process_set.ranks
+    if known and not process_set.included():
+        raise ValueError(ANOTHER_FRAMEWORK)
     warn(alone_among(hvd.size()))
 
 

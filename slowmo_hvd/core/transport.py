@@ -11,6 +11,13 @@ from typing import Any
 from slowmo_hvd.core.critical_section import CriticalSections
 from slowmo_hvd.core.stall import StallWatch
 
+#: Each of Horovod's modules takes the process sets over when it is imported, and knows no ranks
+#: before its own ``init``. Every rank would then seem to be outside, and would train by itself.
+ANOTHER_FRAMEWORK = (
+    "Horovod's module for another framework was imported after this one's, and has taken over the "
+    "process sets: import one of horovod.torch and horovod.tensorflow in a process, and one of "
+    "slowmo_hvd's"
+)
 _LARGEST_POWER = 100  # of two, by which displacements are scaled for half precision
 
 
@@ -58,13 +65,24 @@ class Transport(abc.ABC):
     def __init__(self, process_set: Any, compression: Any = None) -> None:
         self.process_set = process_set
         self.compression = compression
+        self._member_of: Any = None  # the process set's list of ranks, where this one was in it
         self.sent = 0  #: bytes handed to allreduce so far
         self.waited = 0.0  #: seconds in which it has waited for sums so far
 
     @property
     def member(self) -> bool:
-        """Whether this rank is among those that take part."""
-        return bool(self.process_set.included())
+        """Whether this rank is among those that take part.
+
+        Raises:
+            RuntimeError: it was, and Horovod no longer knows.
+        """
+        ranks = self.process_set.ranks
+        if self.process_set.included():
+            self._member_of = ranks
+            return True
+        if ranks is not None and ranks is self._member_of:
+            raise RuntimeError(ANOTHER_FRAMEWORK)
+        return False
 
     @property
     def workers(self) -> int:

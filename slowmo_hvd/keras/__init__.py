@@ -16,7 +16,7 @@ from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 DistributedOptimizer = _ours.DistributedOptimizer
 PartialDistributedOptimizer = _ours.PartialDistributedOptimizer
 Sync, SyncRecord, SyncStats = _ours.Sync, _ours.SyncRecord, _ours.SyncStats
-schedules = _ours.schedules
+schedules, loggers = _ours.schedules, _ours.loggers
 callbacks, elastic, load_model = _ours.callbacks, _ours.elastic, _ours.load_model
 _offer_submodules("slowmo_hvd.tensorflow.keras", __name__)
 
