@@ -1,1 +1,1 @@
-"""SlowMo without a framework: what the adapters must not each decide for themselves."""
+"""SlowMo without a framework: the code that all adapters share."""

@@ -1,4 +1,4 @@
-"""What must be equal on all ranks before they may train together, and the error when it is not."""
+"""What must be equal on all ranks before they can train together, and the error if it is not."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from slowmo_hvd.core.schedule import Schedule
 
 Parameter: TypeAlias = tuple[tuple[int, ...], str]  #: shape and dtype
 
-#: Settings that are a number on one rank and perhaps a function, or None, on another.
+#: Settings that can be a number on one rank and a function, or None, on another.
 _OF_ANY_KIND = ("sync_period", "slow_lr", "slow_momentum", "outlier_factor", "clip_displacement")
 _LONGEST = 200  # characters of a value in an error
 _POSITION = (
@@ -28,12 +28,12 @@ _POSITION = (
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """One rank's configuration and position as numbers, in a fixed order, for the wire.
+    """One rank's configuration and position as numbers, in a fixed order, to be sent.
 
     Attributes:
-        names: what the figures are.
-        values: numbers as they are, and a checksum of all else.
-        details: what the checksums were taken of, by name; it travels only when they differ.
+        names: the names of the figures.
+        values: numbers as they are, and checksums of everything else.
+        details: the values behind the checksums, by name; sent only when checksums differ.
     """
 
     names: tuple[str, ...]
@@ -57,18 +57,17 @@ def figures_of(
     """The numbers that must be equal.
 
     Args:
-        config: all of it is compared.
-        schedule: its counters are.
+        config: all of its settings are compared.
+        schedule: its counters are compared.
         has_slow_state: whether this rank has an anchor already.
-        compression: a name of how displacements are compressed.
+        compression: the name of the compression of the displacements.
         groups: shape and dtype of each parameter, in each parameter group.
-        names: the parameters' names in the same order, where the script gives them.
-        frozen: which of the parameters are not trained, by name or position.
-        earlier_positions: where each parameter stood when the ranks last agreed, -1 for a new
-            one; nothing where they have not, or have loaded since.
-        gradients_per_step: how many gradients add up before each local step.
-        buffers: a list that describes the buffers to be averaged, where they are known at the
-            start.
+        names: the parameters' names in the same order, if the script gives them.
+        frozen: the parameters that are not trained, by name or position.
+        earlier_positions: the position of each parameter when the ranks last agreed, and -1 for a
+            new one; empty if they have not agreed, or have loaded a state since.
+        gradients_per_step: the number of gradients that add up before each local step.
+        buffers: a list that describes the buffers to be averaged, if they are known at the start.
     """
     shapes = [shape for group in groups for shape, _ in group]
     counted = {
@@ -99,9 +98,10 @@ def figures_of(
 
 
 def as_figures(figures: Mapping[str, Any]) -> Figures:
-    """Named values as numbers, and a checksum of each str, list, or what may be of any kind.
+    """Named values as numbers, with a checksum of each str or list, and of settings of any type.
 
-    Which it is must be equal on every rank: what differs in a checksum is told in a collective.
+    Which values get a checksum must be equal on every rank, because the details of a checksum that
+    differs are exchanged in a collective.
     """
     details = {
         name: value
@@ -121,14 +121,14 @@ def agree(
     """The ranks' root, and the number by which they name this optimizer. A collective.
 
     Args:
-        figures: this rank's.
+        figures: this rank's figures.
         gather: the collective.
         serial: the optimizer's number so far, as for `claim`.
-        others: the numbers of the others, likewise.
+        others: the numbers of the other optimizers, as for `claim`.
 
     Raises:
-        ValueError: as `check_agreement`.
-        RuntimeError: as `agreed_serial`.
+        ValueError: as in `check_agreement`.
+        RuntimeError: as in `agreed_serial`.
     """
     size = len(figures.values)
     by_rank = gather([*figures.values, *claim(serial, others)])
@@ -142,10 +142,11 @@ def check_agreement(
     """Raise the same ValueError on every rank unless all ranks sent the same figures.
 
     Args:
-        figures: this rank's.
-        by_rank: every rank's ``figures.values``, equal on every rank since a collective brought
-            them. So all ranks find the same difference, and enter ``gather`` or not alike.
-        gather: a collective for what the ranks must tell each other to name both values.
+        figures: this rank's figures.
+        by_rank: ``figures.values`` of every rank. They come from a collective and are equal on
+            every rank, so all ranks find the same difference and either all enter ``gather`` or
+            none does.
+        gather: a collective in which the ranks exchange what they need to name both values.
     """
     root = min(by_rank)
     for rank in sorted(by_rank):
@@ -161,11 +162,11 @@ def check_agreement(
 
 
 def unequal_start(rank: int, root: int, apart: float) -> str:
-    """The warning of a rank whose first weights were not the root's.
+    """The warning for a rank whose first weights were not the root's.
 
     Args:
         rank: that rank.
-        root: the rank whose weights all take.
+        root: the rank whose weights all ranks take.
         apart: the largest difference between two elements.
     """
     return (
@@ -175,18 +176,18 @@ def unequal_start(rank: int, root: int, apart: float) -> str:
 
 
 def _one(counters: list[int]) -> int | list[int]:
-    """The counter of one fragment as a number, which is the better to read."""
+    """The counter of one fragment as a number, which is easier to read."""
     return counters[0] if len(counters) == 1 else list(counters)
 
 
 def class_name(value: Any) -> str:
-    """The name of a class, or of an object's class: no address, which differs between ranks."""
+    """The name of a class, or of an object's class, without an address, which differs by rank."""
     cls = value if isinstance(value, type) else type(value)
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _both(ours: Any, theirs: Any, root: int, rank: int) -> str:
-    """Both values, or of two lists of one length the first elements that differ."""
+    """Both values. For two lists of the same length, the first elements that differ."""
     if isinstance(ours, list) and len(ours) == len(theirs):
         index = next(i for i in range(len(ours)) if ours[i] != theirs[i])
         return f"number {index} is " + _both_whole(ours[index], theirs[index], root, rank)
@@ -218,5 +219,5 @@ def _cure(name: str) -> str:
 
 
 def _checksum(value: Any) -> int:
-    # Not hash(): its value is no promise between two interpreters. Exact in a float64.
+    # Not hash(), whose value can differ between two interpreters. Exact in a float64.
     return zlib.crc32(repr(value).encode())

@@ -1,8 +1,8 @@
-"""Horovod's own arguments to DistributedOptimizer: kept where they mean something, or refused.
+"""Horovod's own arguments to DistributedOptimizer: kept if they have a meaning, or refused.
 
-SlowMo sends no gradients, so what Horovod offers for sending gradients has no meaning here. Such
-an argument is accepted at its default, since scripts spell defaults out, and refused otherwise:
-to ignore it in silence would be to train something else than was asked for.
+SlowMo sends no gradients, so Horovod's options for sending gradients have no meaning here. Such an
+argument is accepted at its default value, because scripts spell defaults out. Any other value is
+refused: if it were ignored, the training would silently differ from what was asked for.
 """
 
 from types import ModuleType
@@ -27,7 +27,7 @@ def refuse_gradient_arguments(**given: tuple[Any, Any]) -> None:
     """Raise ValueError for the first argument that is not at its default.
 
     Args:
-        given: for each argument's name, the value given and the default.
+        given: for each argument's name, the given value and the default.
     """
     for name, (value, default) in given.items():
         if value is not default and value != default:
@@ -39,11 +39,11 @@ def refuse_gradient_arguments(**given: tuple[Any, Any]) -> None:
 
 
 def refuse_late(name: str, value: Any) -> None:
-    """Raise AttributeError for a setting of SlowMo's that is written when the optimizer is made.
+    """Raise AttributeError if one of SlowMo's settings is set after the optimizer was made.
 
     Args:
-        name: the attribute that is written.
-        value: its value.
+        name: the attribute that is set.
+        value: its new value.
     """
     if name in SlowMoConfig().asdict():
         raise AttributeError(
@@ -74,7 +74,7 @@ def check_op(op: Any, hvd: ModuleType) -> None:
 def check_process_set(process_set: Any, hvd: ModuleType) -> None:
     """Raise TypeError or ValueError unless Horovod is initialised and knows the process set.
 
-    And warn where it knows of no other process, though there are some.
+    Warn if Horovod knows no other process although the launcher has started several.
     """
     if not isinstance(process_set, hvd.ProcessSet):
         raise TypeError(
@@ -107,6 +107,6 @@ def check_compression(compression: Any) -> None:
 def check_backward_passes(value: Any) -> int:
     """Horovod's ``backward_passes_per_step``: an int >= 1, or TypeError or ValueError.
 
-    Gradients add up locally, as they do in Horovod, so there is nothing else to do with it.
+    Gradients add up locally, as they do in Horovod, so nothing else needs to be done.
     """
     return check_integer("backward_passes_per_step", value, least=1)

@@ -1,12 +1,12 @@
 """One average of the workers, from the header to the last bucket.
 
-1. The header: what each worker says of itself, as `slowmo_hvd.core.header` has it, and γ of each
-   group. It travels by itself, exact whatever the compression. Until it has been read nothing has
-   changed, and an error in it is the same on every rank.
-2. The buckets: the workers' displacements are summed, and lead to the outer step, one by one. What
-   follows them, such as averaged buffers, travels in the same pipeline. To be clipped, all sums
-   are kept until the last is there, and their norm is known.
-3. Each worker's ‖d‖², which is known once all is packed, for the record.
+1. The header: what each worker reports about itself (`slowmo_hvd.core.header`), and γ of each
+   group. It is sent on its own, and is exact with any compression. Nothing has changed until it has
+   been read, and an error in it is the same on every rank.
+2. The buckets: the workers' displacements are summed, and the outer step is taken, bucket by
+   bucket. Other tensors, such as averaged buffers, follow in the same pipeline. If the displacement
+   is clipped, all sums are kept until the last one has arrived and their norm is known.
+3. Each worker's ‖d‖², for the record. It is known once everything is packed.
 """
 
 import itertools
@@ -27,13 +27,13 @@ from slowmo_hvd.core.windows import PLAIN_SETTINGS
 
 
 class Average:
-    """One average. It reads no counters, so it may be carried out while steps go on.
+    """One average. It reads no counters, so steps can go on while it runs.
 
     Attributes:
-        gammas: γ of each group, of each fragment that is averaged; once it is over, the mean over
-            the workers.
-        roll: who was in it, once it is over.
-        sound: whether this worker contributed, likewise.
+        gammas: γ of each group, for each fragment that is averaged; at the end, the mean over the
+            workers.
+        roll: the workers in the average, set at its end.
+        sound: whether this worker contributed, set at its end.
         changed: whether a part of the model or of the optimizer has changed.
     """
 
@@ -56,14 +56,15 @@ class Average:
 
         Args:
             transport: how to send.
-            name: the collectives' name, in use for nothing else meanwhile.
+            name: the name of the collectives, which nothing else uses in the meantime.
             slow: has the displacements, and takes the outer steps.
-            cross: tells, once it is certain that there will be a sync, what else travels, given
-                whether this worker contributes.
-            gammas: this worker's.
-            header: what it says of itself; of its settings α and β, where a fragment has some.
-            fragments: how many there are in all.
-            news: as `Inner.has_news`, of one that is sound.
+            cross: returns what else is sent, given whether this worker contributes. It is called
+                once it is certain that the sync takes place.
+            gammas: γ of this worker.
+            header: what this worker reports about itself. Its settings have α and β of each
+                fragment that takes an outer step.
+            fragments: the number of fragments in all.
+            news: as in `Inner.has_news`, for a worker that is sound.
         """
         self._transport = transport
         self._name = name
@@ -80,14 +81,14 @@ class Average:
         self._kept: list[_Kept] = []
         self._clipped = 1.0
         self.bytes = 0  #: handed to allreduce
-        self.waited = 0.0  #: seconds, for the wire and for slower workers
+        self.waited = 0.0  #: seconds spent waiting for the wire and for slower workers
 
     def carry_out(self) -> None:
-        """Do it. A collective.
+        """Carry the average out. A collective.
 
         Raises:
             RuntimeError: the ranks are in different syncs.
-            FloatingPointError: weights are not finite, as `call_roll` has it. Either is the same
+            FloatingPointError: weights are not finite, as in `call_roll`. Either error is the same
                 on every rank, and nothing has changed.
         """
         sent, waited = self._transport.sent, self._transport.waited
@@ -98,7 +99,7 @@ class Average:
 
         def loads() -> Iterator[Load]:
             yield from self._displacements()
-            # All are packed; the last ones are still to land.
+            # All are packed; the last ones have not landed yet.
             name = f"{self._name}.figures"
             figures.append(self._transport.start_numbers([float(self._squares)], name))
             yield from crossing.loads(self.roll, f"{self._name}.inner", news=self._news)
@@ -111,9 +112,10 @@ class Average:
         self.waited = self._transport.waited - waited
 
     def _read_header(self) -> None:
-        """Learn who is in it, γ of each group over the workers, and whether there is news.
+        """Learn who takes part, γ of each group over the workers, and whether there is news.
 
-        It is as long whatever is averaged: ranks that are in different syncs can read it.
+        The header has the same length whatever is averaged, so ranks in different syncs can read
+        it.
         """
         gammas = [self.gammas.get(fragment, self._zeros) for fragment in range(self._fragments)]
         own = [float(self._news), *itertools.chain(*gammas)]
@@ -138,7 +140,7 @@ class Average:
                 yield _Displacement(self, name, fragment, bucket, steps)
 
     def pack(self, fragment: int, bucket: Bucket, wire: Any) -> None:
-        """Write this worker's displacement, by the weight that it has."""
+        """Write this worker's displacement, multiplied by its weight."""
         if self.sound:
             weight = self._weights[fragment]
             self._squares += weight * self._slow.displacement(bucket, wire)
@@ -148,7 +150,7 @@ class Average:
             self._slow.nothing(wire)
 
     def land(self, fragment: int, bucket: Bucket, total: Any, steps: Sequence[OuterStep]) -> None:
-        """Take the outer step from the workers' sum, or keep it to be clipped."""
+        """Take the outer step from the workers' sum, or keep the sum until it can be clipped."""
         self.changed = True
         if self._limit is not None and fragment in self._header.settings.outer:
             kept, squares = self._slow.keep(bucket, total)
@@ -169,15 +171,15 @@ class Average:
         return self._header.config.clip_displacement
 
     def _take_kept(self) -> None:
-        """Take the outer steps from what was kept, clipped. On every rank alike: it is of sums."""
+        """Take the outer steps from the kept sums, clipped. Equal on every rank, like the sums."""
         factors = {fragment: self._clip(fragment) for fragment in self.gammas}
         self._clipped = min(factors.values())
-        while self._kept:  # each is let go as soon as it is used
+        while self._kept:  # each is freed as soon as it is used
             fragment, bucket, total, _, steps = self._kept.pop(0)
             self._step(bucket, total, [step.clipped(factors[fragment]) for step in steps])
 
     def _clip(self, fragment: int) -> float:
-        """By what to multiply a fragment's d̄ so that the norm of d̄/γ is within the limit."""
+        """The factor for a fragment's d̄ that brings the norm of d̄/γ within the limit."""
         gammas, squares = self.gammas[fragment], 0.0
         for kept in (kept for kept in self._kept if kept.fragment == fragment):
             for run, square in zip(kept.bucket.runs, kept.squares, strict=True):
@@ -197,7 +199,7 @@ class Average:
         waiting: float,
         hidden: float = 0.0,
     ) -> SyncRecord:
-        """What happened, once it is over."""
+        """The record of this average, after its end."""
         workers = self.roll.contributors
         norm = math.sqrt(float(self._squares_of_sum)) / workers
         outer = self._header.settings.outer.get(next(iter(self.gammas)), PLAIN_SETTINGS)
@@ -225,19 +227,19 @@ class Average:
 
 
 class NoCrossing:
-    """The inner optimizer's way where nothing of it travels, or changes."""
+    """The inner optimizer's part in a sync where none of its state is sent or changed."""
 
     changed = False
 
     def __init__(self, sound: bool) -> None:
-        """As any crossing."""
+        """Accept the argument of every crossing."""
 
     def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
-        """None."""
+        """Send nothing."""
         return iter(())
 
     def end(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 class _Displacement:
@@ -265,7 +267,7 @@ class _Displacement:
 
 
 class _Kept(NamedTuple):
-    """A sum that waits to be clipped."""
+    """A sum that is kept until it can be clipped."""
 
     fragment: int
     bucket: Bucket

@@ -1,8 +1,8 @@
 """Which part of which parameter travels in which bucket. Integers only, equal on every rank.
 
 Parameters that can share a tensor, such as those of one device and dtype, lie end to end in one
-room. What is trained is cut into buckets of a bounded size, so that one can be on the wire while
-the next is packed and the one before goes through the outer step.
+room. The trained parameters are cut into buckets of a bounded size. So one bucket can be on the
+wire while the next one is packed, and while the outer step is taken on the one before.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ class Leaf(NamedTuple):
     """One parameter.
 
     Attributes:
-        size: elements.
-        room: equal for those that it can share a tensor with; hashable, and its ``itemsize`` is the
-            bytes of an element on the wire.
-        group: its parameter group, which has a learning rate.
+        size: the number of elements.
+        room: equal for parameters that can share a tensor; hashable, and its ``itemsize`` is the
+            number of bytes of an element on the wire.
+        group: the parameter group, which has a learning rate.
     """
 
     size: int
@@ -29,9 +29,9 @@ class Piece(NamedTuple):
 
     Attributes:
         leaf: the parameter's position.
-        start: where in the parameter the slice begins, in elements.
-        stop: where it ends.
-        offset: where in the bucket it begins.
+        start: where the slice begins in the parameter, in elements.
+        stop: where it ends in the parameter.
+        offset: where it begins in the bucket.
     """
 
     leaf: int
@@ -41,13 +41,13 @@ class Piece(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Pieces of one parameter group that are neighbours in their room and in a bucket.
+    """Pieces of one parameter group that are neighbours both in their room and in a bucket.
 
     Attributes:
         group: their parameter group.
-        start: where in the room they begin, in elements.
-        stop: where they end.
-        offset: where in the bucket they begin.
+        start: where they begin in the room, in elements.
+        stop: where they end in the room.
+        offset: where they begin in the bucket.
     """
 
     group: int
@@ -60,10 +60,10 @@ class Bucket(NamedTuple):
     """What travels in one collective.
 
     Attributes:
-        room: where its parameters are.
-        size: elements.
+        room: the room of its parameters.
+        size: the number of elements.
         pieces: the slices in it, end to end.
-        runs: the same by parameter group.
+        runs: the same slices, joined by parameter group.
     """
 
     room: Any
@@ -73,15 +73,15 @@ class Bucket(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """On the wire."""
+        """The number of bytes on the wire."""
         return int(self.size * self.room.itemsize)
 
 
 class Plan(NamedTuple):
-    """All of one optimizer.
+    """The rooms and buckets of one optimizer.
 
     Attributes:
-        sizes: elements of each room.
+        sizes: the number of elements of each room.
         places: where each parameter begins in its room, by position.
         fragments: the buckets of each fragment, in the order in which they travel.
     """
@@ -92,7 +92,7 @@ class Plan(NamedTuple):
 
     @property
     def buckets(self) -> list[Bucket]:
-        """Those of all fragments."""
+        """The buckets of all fragments."""
         return [bucket for buckets in self.fragments for bucket in buckets]
 
 
@@ -102,14 +102,14 @@ def plan(
     bucket_bytes: int,
     parts: Sequence[Sequence[int]] | None = None,
 ) -> Plan:
-    """Lay parameters out, and cut those that are trained into buckets.
+    """Give all parameters a place, and cut those that are trained into buckets.
 
     Args:
         leaves: the parameters by position.
-        trained: the positions of those that travel; the others only have their place.
-        bucket_bytes: of a bucket on the wire at the most; of one element where that is more.
-        parts: the positions of each fragment, which travel at different times; all in one if None.
-            One that is not among ``leaves`` is left out.
+        trained: the positions of those that travel; the others only have a place.
+        bucket_bytes: the largest size of a bucket on the wire, or one element if that is larger.
+        parts: the positions in each fragment; fragments travel at different times. If None, all are
+            in one fragment. Positions that are not in ``leaves`` are left out.
     """
     parts = [[p for p in part if p in leaves] for part in (parts or [list(leaves)])]
     places: dict[int, int] = {}
@@ -127,15 +127,15 @@ def plan(
 
 
 def total_bytes(buckets: Iterable[Bucket]) -> int:
-    """Of these on the wire."""
+    """The number of bytes of these buckets on the wire."""
     return sum(bucket.nbytes for bucket in buckets)
 
 
 def share_out(sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """Deal things out to so many parts of about equal size, in order; return their indices.
+    """Divide things, in order, into ``parts`` parts of about equal size; return their indices.
 
-    Each goes to the part with least in it so far. So equal ones go round, and of a layer's weight
-    and bias not all weights come together.
+    Each thing goes to the part that is smallest so far. So equal ones are dealt in turn, and where
+    weights and biases alternate, the weights do not all come together.
     """
     shared: list[list[int]] = [[] for _ in range(parts)]
     filled = [0] * parts

@@ -8,7 +8,7 @@ from typing import Any
 
 def check_integer(name: str, value: Any, *, least: int) -> int:
     """``value`` as an int, or TypeError, or ValueError if it is below ``least``."""
-    # bool is an int to Python, but sync_period=True is a slip, not a one.
+    # In Python a bool is an int, but sync_period=True is a mistake, not a one.
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an int >= {least}, got {value!r}")
     if value < least:
@@ -22,7 +22,7 @@ def check_number(name: str, value: Any, legal: str) -> float:
         raise TypeError(f"{name} must be {legal}, got {value!r}")
     try:
         number = float(value)
-    except OverflowError:  # an int beyond all floats
+    except OverflowError:  # an int that is too large for a float
         number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name} must be {legal}, got {number}")
@@ -30,7 +30,7 @@ def check_number(name: str, value: Any, legal: str) -> float:
 
 
 def check_positive(name: str, value: Any, legal: str = "a finite number > 0") -> float:
-    """``value`` as a finite float above 0, or TypeError or ValueError, which say what is legal."""
+    """``value`` as a finite float > 0, or TypeError or ValueError that says what is ``legal``."""
     number = check_number(name, value, legal)
     if number <= 0:
         raise ValueError(f"{name} must be {legal}, got {number}")
@@ -54,8 +54,8 @@ def check_copies(owner: str, keys: Any) -> tuple[str, ...]:
     """An optimizer's own ``second_copies`` as a tuple, or TypeError.
 
     Args:
-        owner: the optimizer's class.
-        keys: what it has there.
+        owner: the name of the optimizer's class.
+        keys: the value of its attribute.
     """
     if not isinstance(keys, tuple | list) or not all(isinstance(key, str) for key in keys):
         raise TypeError(

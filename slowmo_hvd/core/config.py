@@ -1,4 +1,4 @@
-"""What a user can set, and which values are legal."""
+"""The settings that a user can choose, and their legal values."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,12 +20,12 @@ NONFINITE = ("exclude", "raise")
 
 
 class OuterSettings(NamedTuple):
-    """What the outer step at a window's end goes by.
+    """The settings of the outer step at a window's end.
 
     Attributes:
         slow_lr: α.
         slow_momentum: β.
-        nesterov: whether in the Nesterov form.
+        nesterov: whether the step has the Nesterov form.
     """
 
     slow_lr: float
@@ -35,37 +35,44 @@ class OuterSettings(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SlowMoConfig:
-    """SlowMo's hyper-parameters, validated. Names are the field's, symbols the paper's.
+    """SlowMo's hyper-parameters, validated. The names are the field's, and the symbols the paper's.
 
     Args:
-        sync_period: τ, the local steps between two averages; int >= 1. Or a callable: called with
-            the local steps taken when a window begins, it returns that window's τ; or a `qsr`.
-        slow_lr: α, the slow learning rate; finite number > 0. The paper uses 1 throughout. Or a
-            callable of t, the windows that have ended before the one that ends.
-        slow_momentum: β, the slow momentum; number with 0 <= β < 1. The paper uses 0.4 to 0.8,
-            more for more workers; 0 gives Local SGD. Or a callable of t.
-        nesterov: take the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
-        buffers: what happens to the inner optimizer's buffers where a window begins, line 2 of
+        sync_period: τ, the number of local steps between two averages; int >= 1. It can also be a
+            `qsr`, or a callable that gets the number of local steps taken when a window begins and
+            returns the τ of that window.
+        slow_lr: α, the slow learning rate; finite number > 0. The paper uses 1 throughout. It can
+            also be a callable of t, the number of windows that ended before the one that ends now.
+        slow_momentum: β, the slow momentum; number with 0 <= β < 1. The paper uses 0.4 to 0.8, more
+            for more workers. With 0 the algorithm is Local SGD. It can also be a callable of t.
+        nesterov: whether to take the outer step in the Nesterov form of ``torch.optim.SGD``, as
+            DiLoCo does.
+        buffers: what happens to the inner optimizer's buffers when a window begins, line 2 of
             Algorithm 1: "maintain", "reset" or "average". The paper resets SGD's.
-        warmup_steps: the number of first steps that are each followed by a plain average,
-            before the windows begin (post-local SGD, arXiv 1808.07217); int >= 0.
-        on_nonfinite: what a sync does with a worker whose displacement is not finite: "exclude"
-            it from the average and give it the others' model, or "raise" on every worker.
-        outlier_factor: k; a sync leaves out each worker whose ‖d^i‖ is more than k times the
-            workers' median, as one that is not finite; number > 1, or None for no such guard.
-        clip_displacement: φ; in the outer step the averaged displacement over γ is scaled down to
-            this Euclidean norm where it is longer, over all parameters of a fragment, as in EDiT
-            (arXiv 2412.07210); number > 0, or None for no such guard. The displacement over γ is of
-            a gradient's size times τ. All sums are held until the last: one copy of the model.
-        bucket_bytes: what a sync sends at once, in bytes; int >= 8. A few are in memory.
-        overlap_steps: d, the local steps that go on while an average is under way, none of which
-            is lost; int with 0 <= d < τ. 0 is the paper's algorithm, where training waits.
-        fragments: F, the parts into which the parameters are dealt, each with windows of τ steps
-            that end at other steps than the others'; int with 1 <= F <= τ. With an overlap this is
-            Streaming DiLoCo (arXiv 2501.18512), but that no step is lost.
+        warmup_steps: the number of steps at the start of training that are each followed by a plain
+            average, before the windows begin (post-local SGD, arXiv 1808.07217); int >= 0.
+        on_nonfinite: what a sync does with a worker whose displacement is not finite. "exclude"
+            leaves it out of the average and gives it the others' model. "raise" raises an error on
+            every worker.
+        outlier_factor: k; number > 1, or None to exclude no outliers. A sync excludes each worker
+            whose ‖d^i‖ is more than k times the workers' median, and treats it like one whose
+            displacement is not finite.
+        clip_displacement: φ; number > 0, or None for no clipping. If the averaged displacement
+            divided by γ has a larger Euclidean norm than φ, over all parameters of a fragment, the
+            outer step scales it down to φ, as in EDiT (arXiv 2412.07210). This norm has the size of
+            a gradient's norm times τ. All sums are kept until the last one has arrived: one copy of
+            the model.
+        bucket_bytes: the number of bytes that a sync sends at once; int >= 8. A few buckets are in
+            memory.
+        overlap_steps: d, the number of local steps taken while an average is under way; int with
+            0 <= d < τ. No step is lost. 0 is the paper's algorithm, in which training waits.
+        fragments: F, the number of parts into which the parameters are divided; int with
+            1 <= F <= τ. Each part has windows of τ steps, which end at other steps than the other
+            parts' windows. With an overlap this is Streaming DiLoCo (arXiv 2501.18512), except that
+            no step is lost.
 
     Raises:
-        TypeError: an argument is not of the stated type.
+        TypeError: an argument does not have the stated type.
         ValueError: an argument is out of the stated range.
     """
 
@@ -83,7 +90,7 @@ class SlowMoConfig:
     clip_displacement: float | None = None
 
     def __post_init__(self) -> None:
-        set_field = object.__setattr__  # the dataclass is frozen; this stores the normal type
+        set_field = object.__setattr__  # the dataclass is frozen; this stores the converted value
         set_field(self, "warmup_steps", check_integer("warmup_steps", self.warmup_steps, least=0))
         set_field(self, "bucket_bytes", check_integer("bucket_bytes", self.bucket_bytes, least=8))
         if not callable(self.slow_lr):
@@ -136,28 +143,28 @@ class SlowMoConfig:
 
     @property
     def varies(self) -> bool:
-        """Whether a setting is computed anew for each window."""
+        """Whether any setting is computed anew for each window."""
         return self._has_periods or callable(self.slow_lr) or callable(self.slow_momentum)
 
     @property
     def by_learning_rate(self) -> bool:
-        """Whether τ goes by γ, which the workers agree on in a sync."""
+        """Whether τ depends on γ, which the workers agree on in a sync."""
         return isinstance(self.sync_period, QSR)
 
     @property
     def has_momentum(self) -> bool:
-        """Whether there is a u to keep: β may be above 0."""
+        """Whether there is a u to keep, that is, whether β can be above 0."""
         return callable(self.slow_momentum) or self.slow_momentum > 0
 
     def period(self, step: int, learning_rate: float) -> int:
-        """τ of the window that begins after so many local steps.
+        """τ of the window that begins after ``step`` local steps.
 
         Args:
-            step: local steps.
-            learning_rate: γ, as `qsr` has it; the same on every rank, or 0 where there is none yet.
+            step: the number of local steps.
+            learning_rate: γ, as in `qsr`; the same on every rank, or 0 if there is none yet.
 
         Raises:
-            TypeError, ValueError: what the user's callable returns cannot be a τ.
+            TypeError, ValueError: the value that the user's callable returns cannot be a τ.
         """
         least = self.overlap_steps + 1
         if isinstance(self.sync_period, QSR):
@@ -180,7 +187,7 @@ class SlowMoConfig:
             window: t.
 
         Raises:
-            TypeError, ValueError: what the user's callable returns is out of range.
+            TypeError, ValueError: the value that the user's callable returns is out of range.
         """
         alpha, beta = self.slow_lr, self.slow_momentum
         if callable(alpha):
@@ -190,7 +197,7 @@ class SlowMoConfig:
         return OuterSettings(alpha, beta, self.nesterov)
 
     def asdict(self) -> dict[str, Any]:
-        """The configuration as builtins; a callable as a text that names it."""
+        """The configuration as builtins. A callable becomes a text that names it."""
         fields = dataclasses.fields(self)
         return {field.name: describe(getattr(self, field.name)) for field in fields}
 

@@ -1,7 +1,7 @@
-"""Collectives that must not be cut in two: one thread at a time, and to their end.
+"""Collectives that must not be interrupted: one thread at a time, and to their end.
 
-What a rank does between the first and the last collective of a sync, the other ranks do too. If it
-stops in there, they have a new model and it has an old one, or a half of each.
+Between the first and the last collective of a sync, all ranks do the same. If one rank stops there,
+the others have a new model and it has an old one, or half of each.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ _logger = logging.getLogger("slowmo_hvd")
 
 
 class _Here(threading.local):
-    """What a thread that is in a critical section knows."""
+    """What a thread in a critical section knows."""
 
     alike: BaseException | None = None
 
 
 class CriticalSections:
-    """Those of one process.
+    """The critical sections of one process.
 
-    A rank that is refused here raises alone: which of its threads comes first, or when it is
-    interrupted, no other rank can know. The others then wait for it until it ends.
+    A rank that gets an error here gets it alone. Other ranks cannot know which of its threads comes
+    first, or when it is interrupted. So they wait for it until it ends.
 
     Args:
-        rank: tells this process's rank.
-        errors: those of a collective that failed, which fails on every rank.
+        rank: returns this process's rank.
+        errors: the errors of a failed collective, which fails on every rank.
     """
 
     def __init__(self, rank: Callable[[], int], *errors: type[Exception]) -> None:
@@ -45,21 +45,21 @@ class CriticalSections:
 
     @contextlib.contextmanager
     def entered(self, owner: Any, where: str, *, unnamed: bool = False) -> Iterator[None]:
-        """Around collectives of ``owner`` and what it does with what they bring.
+        """Use around collectives of ``owner``, and around the use of their results.
 
-        Ctrl-C is held back until the end; a second one is not. What else breaks the block off
-        leaves tensors on the wire that nothing can call back, so no section of this process is
-        entered afterwards.
+        Ctrl-C is held back until the end; a second one is not. If something else interrupts the
+        block, tensors remain on the wire that cannot be called back. So no section of this process
+        can be entered after that.
 
         Args:
-            owner: whatever communicates.
+            owner: the object that communicates.
             where: "the sync after step 12", for messages.
-            unnamed: whether other owners' collectives have the same names, so that nothing but
-                the order of calls pairs them with the other ranks'.
+            unnamed: whether other owners' collectives have the same names, so that only the order
+                of calls matches them with those of other ranks.
 
         Raises:
-            RuntimeError: a section was broken off in this process; another thread is in one of
-                ``owner``'s; or unnamed collectives come from two living threads, in which case
+            RuntimeError: a section was interrupted in this process; another thread is in one of
+                ``owner``'s sections; or unnamed collectives come from two living threads, so that
                 their order may differ between ranks.
             KeyboardInterrupt: after the end.
         """
@@ -74,7 +74,7 @@ class CriticalSections:
 
     @contextlib.contextmanager
     def watched(self, owner: Any, where: str) -> Iterator[None]:
-        """The same in a thread that was started for it, while steps go on in ``owner``'s own."""
+        """The same in a thread started for it, while ``owner``'s own thread takes steps."""
         try:
             yield
         except BaseException as error:
@@ -91,7 +91,7 @@ class CriticalSections:
 
     @contextlib.contextmanager
     def alike(self) -> Iterator[None]:
-        """Around what raises on all ranks or on none, before anything has changed."""
+        """Use around code that raises on all ranks or on none, before anything has changed."""
         try:
             yield
         except (ValueError, RuntimeError, ArithmeticError) as error:
@@ -99,12 +99,12 @@ class CriticalSections:
             raise
 
     def check_whole(self, owner: Any) -> None:
-        """Raise RuntimeError if a section of ``owner`` was broken off: its state may be torn."""
+        """Raise RuntimeError if a section of ``owner`` was interrupted: its state may be torn."""
         if owner in self._torn:
             raise RuntimeError(self._refused)
 
     def check(self, owner: Any) -> None:
-        """Raise what `entered` would raise for ``owner``, before anything is done in vain."""
+        """Raise what `entered` would raise for ``owner``, before any work is wasted."""
         if self._refused:
             raise RuntimeError(self._refused)
         other = self._inside.get(owner)
@@ -120,7 +120,7 @@ class CriticalSections:
             self.check(owner)
             other = self._unnamed_in() if unnamed and self._unnamed_in is not None else None
             if other is not None and other is not thread and other.is_alive():
-                # Whatever one of the two has agreed on may be with another optimizer's ranks.
+                # One of the two may have agreed with another optimizer on other ranks.
                 self._refused = (
                     f"threads {other.name!r} and {thread.name!r} of rank {rank} both make first "
                     "steps, in an order that may differ between the ranks, which would pair "
@@ -138,7 +138,7 @@ class CriticalSections:
 
     @contextlib.contextmanager
     def _interrupted_afterwards(self, where: str, rank: int) -> Iterator[None]:
-        """Hold one Ctrl-C back, where Python's own handler would raise it here."""
+        """Hold back one Ctrl-C, if Python's own handler would raise it here."""
         if (
             threading.current_thread() is not threading.main_thread()
             or signal.getsignal(signal.SIGINT) is not signal.default_int_handler

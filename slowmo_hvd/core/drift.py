@@ -1,4 +1,4 @@
-"""A warning where workers pull apart for long, further than chance would have them."""
+"""A warning if workers keep moving apart further than chance explains."""
 
 import math
 
@@ -12,18 +12,18 @@ _MARGIN = 1.2
 class DriftWatch:
     """Looks at the record of each window.
 
-    m workers whose displacements were independent noise alone would drift √(m - 1) times as far as
-    their mean moves. More than that, by a fifth, says that they pull in different directions. So
-    does every run that is near its end, but there the drift falls.
+    If the displacements of m workers were only independent noise, the workers would drift √(m - 1)
+    times as far as their mean moves. A drift that is larger by a fifth shows that they pull in
+    different directions. This also happens in every run near its end, but there the drift falls.
     """
 
     def __init__(self) -> None:
-        self._largest = 0.0  # drift of a window so far
-        self._windows = 0  # in a row that were bad
+        self._largest = 0.0  # largest drift of a window so far
+        self._windows = 0  # bad windows in a row
         self._told = False
 
     def see(self, record: SyncRecord) -> list[str]:
-        """What to warn of after this sync: a sentence, once, or nothing. Equal on every rank."""
+        """The warning after this sync, given once, or nothing. Equal on every rank."""
         if record.kind is not Sync.WINDOW or record.workers < 2 or self._told:
             return []
         self._largest = max(self._largest, record.drift)

@@ -1,11 +1,11 @@
-"""The one step that a script of an elastic job may take before ``hvd.elastic.run``: it stays local.
+"""The one step that a script of an elastic job can take before ``hvd.elastic.run``.
 
-Scripts make their variables by a training step before. A worker that joins later takes that step
-while the others are elsewhere, so it must not communicate: the ranks agree when the state of
-``run`` is synchronised, or in the first step after that.
+Scripts make their variables with a training step before that. A worker that joins later takes this
+step while the others are somewhere else, so the step stays local and must not communicate. The
+ranks agree when the state of ``run`` is synchronised, or in the first step after that.
 
-Rank-equal: it goes by the launcher's environment and by the script's own course, which are the
-same on every worker, whenever it came.
+The answers here are equal on every rank. They depend on the launcher's environment and on the
+progress of the script, which are the same on every worker, whenever it joined.
 """
 
 import os
@@ -19,14 +19,14 @@ ONE_STEP = (
 
 
 def elastic_job() -> bool:
-    """Whether this process was started by Horovod's elastic launcher."""
+    """Whether Horovod's elastic launcher started this process."""
     return os.environ.get("HOROVOD_ELASTIC") == "1"
 
 
 def before_run() -> bool:
-    """Whether this is an elastic job in which no ``hvd.elastic.run`` has begun in this process."""
+    """Whether this is an elastic job, and no ``hvd.elastic.run`` has begun in this process."""
     if not elastic_job():
         return False
     horovods = sys.modules.get("horovod.common.elastic")
-    # `run` starts the service that hears of new hosts.
+    # `run` starts the service that is notified of new hosts.
     return horovods is None or horovods.notification_manager._service is None

@@ -1,12 +1,13 @@
-"""The order of things, once for every framework: count, average, take the outer step, tell of it.
+"""The order of a sync, written once for every framework: count, average, outer step, record.
 
-Without an overlap training stands still for an average (`slowmo_hvd.core.average`), which leaves
-the parameters where they begin the next window. With one it is launched where a window ends, goes
-on in a thread of its own, and lands some steps later: the local steps since are kept.
+Without an overlap, training stands still during an average (`slowmo_hvd.core.average`), which
+leaves the parameters where the next window begins. With an overlap, the average is launched when a
+window ends, runs in its own thread, and lands some steps later. The local steps taken since then
+are kept.
 
-A failure between the first bucket and the last leaves the model in part old and in part new. The
-engine then refuses to go on until it is mended: by a load, which a restore of elastic training and
-a broadcast of the optimizer's state are too.
+A failure between the first and the last bucket leaves one part of the model old and the other new.
+The engine then refuses to go on until the model is mended by loading a state. A restore in elastic
+training and a broadcast of the optimizer's state also load one.
 """
 
 import contextlib
@@ -36,22 +37,22 @@ from slowmo_hvd.core.windows import Settings, settings_of
 class Engine:
     """Counts local steps, and synchronises when the schedule says so.
 
-    All that it decides by is equal on every rank: counters, the configuration, and what the header
-    brought, which is a sum.
+    Its decisions depend only on what is equal on every rank: the counters, the configuration, and
+    the header, which is a sum over the ranks.
 
     Attributes:
-        config: τ, α, β and the rest.
+        config: τ, α, β and the other settings.
         transport: how to send, and to whom.
         schedule: the counters.
-        counters: where they are, if not here.
-        rates: γ so far of each parameter group, of each fragment.
-        samples: n of each fragment's window so far, this worker's; 0 where it does not count.
-        stats: of the syncs so far.
-        hooks: called with the record of each sync, by any key.
-        name: of its collectives, in use for nothing else, once the ranks have agreed.
-        named_by: has that name, until what is under way is over too.
+        counters: where the counters are kept, if not in the engine.
+        rates: γ so far of each parameter group, for each fragment.
+        samples: n of each fragment's window so far, on this worker; 0 if nothing is counted.
+        stats: totals over the syncs so far.
+        hooks: called with the record of each sync, under any key.
+        name: the name of its collectives, which nothing else uses, once the ranks have agreed.
+        named_by: the owner of that name, kept until what is under way is over too.
         slow: what is synchronised, once the ranks have agreed.
-        inner: what else is.
+        inner: what else is synchronised.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class Engine:
         """Begin before the first step.
 
         Args:
-            config: all that the user has set.
-            transport: the adapter's.
-            inner: likewise.
+            config: the user's settings.
+            transport: the adapter's transport.
+            inner: the adapter's view of the inner optimizer.
             groups: the number of parameter groups.
         """
         self.config = config
@@ -78,7 +79,7 @@ class Engine:
         self._begin_unshared()
 
     def begin_afresh(self, groups: int) -> None:
-        """No step taken: u_0 = 0, and no anchor until the first step begins."""
+        """Go back to no step taken: u_0 = 0, and no anchor until the first step begins."""
         self._flights.give_up()
         self.schedule = Schedule(self.config)
         self.rates = [
@@ -89,7 +90,7 @@ class Engine:
         self._torn = ""
 
     def _begin_unshared(self) -> None:
-        """What a copy does not take from its original."""
+        """Set what a copy does not take from its original."""
         self.name = ""
         self.named_by: Any = None
         self.stats = SyncStats()
@@ -113,23 +114,24 @@ class Engine:
     # ---- whether it can go on ------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise RuntimeError where no step may begin, before anything is done in vain."""
+        """Raise RuntimeError if no step may begin, before any work is wasted."""
         self._check_whole()
         self.transport.critical.check(self)
 
     def settle(self) -> None:
-        """Wait until nothing is on the wire, so that the state is that of a step; land nothing.
+        """Wait until nothing is on the wire, so that the state is that of a step. Land nothing.
 
-        Not a collective: the other ranks have launched what is under way too, or are about to.
+        This is not a collective: the other ranks have also launched what is under way, or will do
+        so.
 
         Raises:
-            RuntimeError: the model is in part old and in part new.
-            Exception: what went wrong in an average that has not landed yet.
+            RuntimeError: one part of the model is old and the other new.
+            Exception: the error of an average that has not landed yet.
         """
         self.wait()
         self._check_whole()
         averages = self._flights.results()
-        if averages:  # for what is saved; nothing goes by it before it lands
+        if averages:  # for what is saved; nothing depends on it before it lands
             self.count_from_there()
             for average in averages:
                 self._take_gammas(average)
@@ -138,32 +140,32 @@ class Engine:
     def _check_whole(self) -> None:
         if self._torn and self._flights:
             torn_by, self._flights = self._flights, Flights()
-            torn_by.results()  # the first time, what tore it
+            torn_by.results()  # the first time, raise what tore it
         self.transport.critical.check_whole(self)
         if self._torn:
             raise RuntimeError(self._torn)
 
     def mend(self) -> None:
-        """The model is whole again: all of it has been loaded, restored or broadcast."""
+        """Note that the model is whole again: all of it has been loaded, restored or broadcast."""
         self._flights.give_up()
         self._torn = ""
 
     @property
     def under_way(self) -> bool:
-        """Whether an average has been launched, in this process, and has not landed."""
+        """Whether an average has been launched in this process and has not landed."""
         return bool(self._flights)
 
     def wait(self) -> None:
-        """Until nothing is on the wire, whatever becomes of it."""
+        """Wait until nothing is on the wire, and ignore errors."""
         self._flights.wait()
 
     @contextlib.contextmanager
     def all_or_torn(self, where: str, changed: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Around what changes the model bit by bit: where it fails, it has to be mended.
+        """Use around code that changes the model bit by bit. If it fails, the model must be mended.
 
         Args:
-            where: what it is, for messages.
-            changed: tells whether something has changed already.
+            where: what the code does, for messages.
+            changed: tells whether anything has changed already.
         """
         try:
             yield
@@ -185,16 +187,16 @@ class Engine:
         warn_after: float | None = None,
         size: int = 0,
     ) -> Iterator[None]:
-        """Around collectives in which training stands still, and what is done with their sums.
+        """Use around collectives during which training stands still, and the use of their sums.
 
         Args:
             where: "the first step", for messages.
-            doing: "in the first step", likewise; if another than that.
+            doing: "in the first step", for messages; give it if it is not "in " and ``where``.
             unnamed: as in `CriticalSections.entered`.
             warn_after: as in `StallWatch.begin`.
-            size: likewise.
+            size: as in `StallWatch.begin`.
         """
-        self.wait()  # what is under way would share wires and names with these
+        self.wait()  # these would share wires and names with what is under way
         with (
             self.transport.critical.entered(self, where, unnamed=unnamed),
             self.transport.stall_watch.waiting(
@@ -206,7 +208,7 @@ class Engine:
     # ---- steps and syncs -----------------------------------------------------------------
 
     def count(self, rates: Iterable[Any]) -> bool:
-        """Count one attempted step, taken at these learning rates; return whether to `act`."""
+        """Count one attempted step, taken at these learning rates; return whether to call `act`."""
         rates = list(rates)
         for means in self.rates:
             for mean, rate in zip(means, rates, strict=True):
@@ -214,15 +216,15 @@ class Engine:
         return self.schedule.tick() is not None
 
     def contribute(self, samples: int) -> None:
-        """Count samples of the step to come, where counters are here."""
+        """Count samples of the next step, if the counters are kept here."""
         self.samples = [counted + samples for counted in self.samples]
 
     def act(self) -> None:
-        """Land, launch and synchronise what the counters say. A collective.
+        """Land, launch and synchronise what is due by the counters. A collective.
 
         Raises:
             RuntimeError: the ranks are in different syncs, or in parts of different ones.
-            FloatingPointError: weights are not finite, as `call_roll` has it. Either is the same
+            FloatingPointError: weights are not finite, as in `call_roll`. Either error is the same
                 on every rank, and nothing has changed.
         """
         self.count_from_there()
@@ -236,9 +238,9 @@ class Engine:
 
     @property
     def parted(self) -> bool:
-        """Whether workers may have parted, or are about to land: whether a `flush` does anything.
+        """Whether workers may differ or averages are to land, so that `flush` does something.
 
-        By counters, which are equal on every rank.
+        This depends on counters, which are equal on every rank.
         """
         self.count_from_there()
         return any(self.schedule.landings) or bool(self._open())
@@ -256,7 +258,7 @@ class Engine:
     def flush(self) -> None:
         """Land what is under way, and end the windows in which steps have been taken.
 
-        A collective. Raises as `act`.
+        A collective. It raises the same errors as `act`.
         """
         self.land()
         fragments = self._open()
@@ -264,32 +266,32 @@ class Engine:
             self._sync(Sync.FLUSH, fragments)
 
     def land(self) -> None:
-        """Land what is under way, early. Not a collective, as `settle`."""
+        """Land what is under way, early. Like `settle`, this is not a collective."""
         self.count_from_there()
         self._land(in_flight(self.schedule.landings))
 
     def meet(self) -> None:
-        """Learn whether all ranks are about to change what they train. A collective.
+        """Check that all ranks are about to change the parameters that they train. A collective.
 
-        It is the header of a sync. So a rank that is here alone meets the others in their next
-        sync, and the same error comes on all of them. Nothing is averaged.
+        It exchanges the header of a sync. So a rank that calls this alone meets the others in their
+        next sync, and all ranks get the same error. Nothing is averaged.
 
         Raises:
-            RuntimeError: some ranks go on as before.
+            RuntimeError: some ranks are not about to change their parameters.
         """
         figures = [0.0] * (1 + len(self.rates) * len(self.rates[0]))
         header = Header(self.config, self.schedule.step, changing=True)
         header.send(self.transport, figures, self.name)
 
     def take_mean(self, slow: Slow, name: str) -> RollCall:
-        """Give some parameters their plain mean over the workers. A collective.
+        """Set some parameters to their plain mean over the workers. A collective.
 
         Args:
-            slow: has them and their anchors, in one fragment.
-            name: the collectives' name, in use for nothing else.
+            slow: holds them and their anchors, in one fragment.
+            name: the name of the collectives, which nothing else uses.
 
         Raises:
-            FloatingPointError: as in a sync, on every rank alike; nothing has changed.
+            FloatingPointError: as in a sync, the same on every rank; nothing has changed.
         """
         where = f"the mean of what was frozen after step {self.schedule.step}"
         gammas = {0: [0.0] * len(self.rates[0])}
@@ -326,7 +328,7 @@ class Engine:
             )
             self._take_gammas(average)
             periods = settings.periods
-            if self.config.by_learning_rate and opens_window:  # which is agreed from here on only
+            if self.config.by_learning_rate and opens_window:  # which is agreed only from here on
                 periods = {fragment: self.schedule.next_period(fragment) for fragment in fragments}
             self.schedule.end(kind, fragments, periods)
             self._begin_windows(fragments)
@@ -335,7 +337,7 @@ class Engine:
         self._tell(average.record(kind, window, period, seconds=seconds, waiting=average.waited))
 
     def _launch(self, fragment: int) -> None:
-        """Begin the average of a fragment whose window has ended; training goes on."""
+        """Start the average of a fragment whose window has ended. Training goes on."""
         begin, slow = time.perf_counter(), cast(Overlapping, self._slow)
         where, annotation = self._where(), self.transport.range(f"slowmo.launch.fragment{fragment}")
         with annotation, self.transport.critical.entered(self, where):
@@ -387,7 +389,7 @@ class Engine:
                 self._tell(flight.record(begin, waited))
 
     def _check_launch(self, fragment: int, flight: Flight) -> None:
-        """Raise what went wrong after a launch. If nothing has changed, it is due again."""
+        """Raise the error of a launched average. If nothing has changed, it is due again."""
         try:
             flight.result()
         except Exception:
@@ -419,7 +421,7 @@ class Engine:
         return settings_of(self.config, self.schedule, fragments, outer=outer, begins=begins)
 
     def _take_gammas(self, average: Average) -> None:
-        """γ that the workers have agreed on, for what goes by it."""
+        """Keep γ that the workers have agreed on, for what depends on it."""
         for fragment, gammas in average.gammas.items():
             self.schedule.gammas[fragment] = max(map(abs, gammas))
 
@@ -443,14 +445,14 @@ class Engine:
         )
 
     def _squares(self, slow: Slow, gammas: dict[int, list[float]]) -> float | None:
-        """‖x^i‖², or ‖d^i‖² where outliers are looked for; None if it may not contribute."""
+        """‖x^i‖², or ‖d^i‖² if outliers are excluded; None if this worker may not contribute."""
 
         def memory(bucket: Bucket) -> Any:
             return self.transport.memory(bucket.room, bucket.size, 0)
 
         buckets = _buckets(slow, gammas)
         rates = [gamma for of_fragment in gammas.values() for gamma in of_fragment]
-        with self.transport.critical.alike():  # such as of an optimizer's own second_copies
+        with self.transport.critical.alike():  # such as errors in an optimizer's own second_copies
             if self.config.outlier_factor is None:
                 squares = slow.squared_norm(buckets, memory)
             else:
@@ -467,7 +469,7 @@ class Engine:
             self.counters.give(self.schedule, self.rates, self.samples)
 
     def count_from_there(self) -> None:
-        """Count from where the counters are, if not here."""
+        """Take the counters from where they are kept, if not here."""
         if self.counters is not None:
             self.rates, self.samples = self.counters.take(self.schedule)
 

@@ -1,4 +1,4 @@
-"""An average that is under way in a thread of its own while local steps go on."""
+"""An average that runs in its own thread while local steps go on."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Sync
 
 
 class UnderWay:
-    """A call in a thread of its own, which does not keep the process alive if it never ends."""
+    """A call in its own thread, which does not keep the process alive if it never ends."""
 
     def __init__(self, call: Callable[[], Any], what: str) -> None:
         self._call = call
@@ -26,14 +26,14 @@ class UnderWay:
         except BaseException as error:
             self._error = error
         finally:
-            del self._call  # and with it the memory of all that it has worked on
+            del self._call  # and so free the memory that it worked on
 
     def wait(self) -> None:
-        """Until it is over, however it ends."""
+        """Wait until it is over, with or without an error."""
         self._thread.join()
 
     def result(self) -> Any:
-        """Wait for it; what it returned, or the error that it raised."""
+        """Wait for it, and return its result or raise its error."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -41,15 +41,15 @@ class UnderWay:
 
 
 class Flight:
-    """From the launch of one fragment's average to its landing.
+    """One fragment's average, from its launch to its landing.
 
     Attributes:
-        average: what is under way.
-        window: t, that it ended.
+        average: the average that is under way.
+        window: t, the window that it ended.
         period: τ of that window.
-        rates: its mean learning rates, should the launch be taken back.
-        samples: likewise what this worker had counted in it.
-        seconds: for which the launch made training stand still.
+        rates: the window's mean learning rates, in case the launch is undone.
+        samples: the samples that this worker counted in the window, in case the launch is undone.
+        seconds: how long training stood still for the launch.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Flight:
         self._launched = self._over = time.perf_counter()
 
     def start(self, carry_out: Callable[[], None], before: "Flight | None") -> None:
-        """Begin, when the one launched before is over: one at a time is on the wire.
+        """Start it once the flight launched before is over, so that only one is on the wire.
 
         Args:
-            carry_out: does it.
-            before: that one.
+            carry_out: carries it out.
+            before: the flight launched before.
         """
 
         def run() -> None:
             try:
                 if before is not None:
-                    before.result()  # what it raises, all ranks raise from here on
+                    before.result()  # if it raises, all ranks raise from here on
                 carry_out()
             finally:
                 self._over = time.perf_counter()
@@ -88,19 +88,19 @@ class Flight:
         self._thread = UnderWay(run, "average")
 
     def wait(self) -> None:
-        """Until nothing of it is under way."""
+        """Wait until nothing of it is under way."""
         self._thread.wait()
 
     def result(self) -> None:
-        """Likewise; raise what it has raised."""
+        """Wait until nothing of it is under way, and raise its error if it had one."""
         self._thread.result()
 
     def record(self, begin: float, waited: float) -> SyncRecord:
-        """What happened, once it has landed.
+        """The record of the average, once it has landed.
 
         Args:
-            begin: when the landing began, by ``time.perf_counter()``.
-            waited: seconds that it had to wait.
+            begin: when the landing began, from ``time.perf_counter()``.
+            waited: how many seconds the landing had to wait.
         """
         return self.average.record(
             Sync.WINDOW,
@@ -113,7 +113,7 @@ class Flight:
 
 
 class Flights:
-    """What is under way of one optimizer, in the order in which it was launched."""
+    """The flights of one optimizer that are under way, in the order of their launch."""
 
     def __init__(self) -> None:
         self._by_fragment: dict[int, Flight] = {}
@@ -122,13 +122,13 @@ class Flights:
         return bool(self._by_fragment)
 
     def launch(self, fragment: int, flight: Flight, carry_out: Callable[[], None]) -> None:
-        """Start a flight behind those that are under way."""
+        """Start a flight after those that are under way."""
         before = next(reversed(self._by_fragment.values()), None)
         flight.start(carry_out, before)
         self._by_fragment[fragment] = flight
 
     def landing(self, fragment: int) -> Flight | None:
-        """Wait for this one, and count it no more; None where it was launched elsewhere."""
+        """Wait for this fragment's flight and remove it; None if another process launched it."""
         flight = self._by_fragment.get(fragment)
         if flight is not None:
             flight.wait()  # an interrupt here leaves it under way
@@ -136,17 +136,17 @@ class Flights:
         return flight
 
     def wait(self) -> None:
-        """Until nothing is on the wire, whatever becomes of it."""
+        """Wait until nothing is on the wire, and ignore errors."""
         for flight in self._by_fragment.values():
             flight.wait()
 
     def results(self) -> list[Average]:
-        """Wait; what they came to, or what went wrong in the first that did, which stays."""
+        """Wait; return the averages, or raise the first error, which can be raised again."""
         for flight in self._by_fragment.values():
             flight.result()
         return [flight.average for flight in self._by_fragment.values()]
 
     def give_up(self) -> None:
-        """Wait, and count them no more: they are of a state that is replaced."""
+        """Wait, and forget all flights: they belong to a state that is being replaced."""
         self.wait()
         self._by_fragment = {}

@@ -1,6 +1,6 @@
-"""The form of an inner optimizer's state: which values it holds, of which types and shapes.
+"""The form of an inner optimizer's state: its values, with their types and shapes.
 
-Frameworks load moments of another shape, or none, without a word, and fail or go wrong in a later
+Frameworks silently load moments of another shape, or no moments, and fail or go wrong in a later
 step. So the form is saved beside the slow state, as builtins, and compared before loading.
 """
 
@@ -10,12 +10,12 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-#: Tells the form of one tensor, such as "float32[3, 4]"; None of what is no tensor.
+#: Returns the form of a tensor, such as "float32[3, 4]"; None for anything else.
 Describe: TypeAlias = Callable[[Any], str | None]
 
 
 def array_form(value: Any) -> str | None:
-    """The form of what has a shape and a dtype: "ndarray float32[3, 4]"."""
+    """The form of an object with a shape and a dtype: "ndarray float32[3, 4]"."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__} {value.dtype}{list(value.shape)}"
     return None
@@ -24,15 +24,16 @@ def array_form(value: Any) -> str | None:
 def form_text(value: Any, describe: Describe) -> str:
     """`form_of`, as JSON.
 
-    As a dict it would share its keys with the state in a pickle, and one damaged byte would change
-    both in the same way. The damage would then not be seen.
+    A dict would share its keys with the state in a pickle, and one damaged byte would change both
+    in the same way. The damage would then not be found.
     """
     return json.dumps(form_of(value, describe))
 
 
 def form_of(value: Any, describe: Describe) -> Any:
-    """The form of a nested state: containers as they are, and for a leaf ``describe`` of it, or
-    the name of its type.
+    """The form of a nested state: containers as they are, and each leaf as ``describe`` has it.
+
+    If ``describe`` gives nothing for a leaf, its form is the name of its type.
     """
     if isinstance(value, Mapping):
         return {repr(key): form_of(item, describe) for key, item in value.items()}
@@ -42,7 +43,7 @@ def form_of(value: Any, describe: Describe) -> Any:
 
 
 def text_difference(saved: Any, found: str) -> str | None:
-    """Where what two `form_text` describe first differs, and how; None where it does not."""
+    """Where the forms of two `form_text` first differ, and how; None if they are equal."""
     if saved == found:
         return None
     try:
@@ -53,7 +54,7 @@ def text_difference(saved: Any, found: str) -> str | None:
 
 
 def difference(saved: Any, found: Any, where: str) -> str | None:
-    """Where two forms first differ, and how; None where they do not."""
+    """Where two forms first differ, and how; None if they are equal."""
     if type(saved) is not type(found) or isinstance(saved, str):
         same = type(saved) is type(found) and saved == found
         return None if same else f"{where} is {_brief(found)} and {_brief(saved)} was saved"
@@ -69,9 +70,9 @@ def difference(saved: Any, found: Any, where: str) -> str | None:
 
 
 def group_difference(ours: Sequence[Mapping[str, Any]], loaded: Sequence[Any]) -> str | None:
-    """Why options of parameter groups that were loaded cannot stand for ``ours``; None if all can.
+    """Why loaded options of parameter groups cannot replace ``ours``; None if they can.
 
-    They may have more options than ours, as a scheduler adds some, and other values.
+    They may have more options than ours, because a scheduler adds some, and other values.
     """
     if len(ours) != len(loaded):
         return f"it has {len(loaded)} parameter groups and the optimizer has {len(ours)}"
@@ -101,7 +102,7 @@ def _can_stand_for(ours: Any, loaded: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """A Python number, or a tensor of one element: either can be a learning rate."""
+    """Whether it is a Python number, or a tensor of one element; either can be a learning rate."""
     if hasattr(value, "shape"):
         return bool(math.prod(value.shape) == 1)
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -110,7 +111,7 @@ def _is_number(value: Any) -> bool:
 def _is_finite(number: Any) -> bool:
     try:
         return math.isfinite(float(number))
-    except OverflowError:  # an int beyond all floats
+    except OverflowError:  # an int that is too large for a float
         return False
 
 

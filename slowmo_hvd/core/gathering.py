@@ -1,19 +1,19 @@
-"""What the ranks tell each other now and then: plain numbers, and plain data as JSON; no pickle."""
+"""How ranks exchange small data: plain numbers, and plain data as JSON, but no pickle."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-#: Hands this rank's numbers to the others; returns every rank's by rank, alike on all of them.
+#: Sends this rank's numbers to the others; returns every rank's by rank, equal on all ranks.
 Gather: TypeAlias = Callable[[Sequence[float]], Mapping[int, Sequence[float]]]
 
 _PACKED = 6  # bytes that one float64 holds exactly
 
 
 def gather_json(value: Any, gather: Gather) -> dict[int, Any]:
-    """Every rank's ``value`` by rank; a collective wherever ``gather`` is one.
+    """Every rank's ``value`` by rank. A collective if ``gather`` is one.
 
-    Written with sums, so that it works after a ``hvd.join()`` too, where an allgather fails.
+    It is built from sums, so it also works after a ``hvd.join()``, where an allgather fails.
     """
     text = json.dumps(value).encode()
     longest = max(int(size) for (size,) in gather([len(text)]).values())

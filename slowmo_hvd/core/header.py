@@ -1,4 +1,4 @@
-"""The header of a sync: what each worker says of itself, before anything has changed."""
+"""The header of a sync: what each worker reports about itself, before anything has changed."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,17 +17,18 @@ from slowmo_hvd.core.windows import Settings, check_settings
 
 
 class Header(NamedTuple):
-    """This worker's.
+    """This worker's header.
 
     Attributes:
-        config: tells what is compared; the same on every rank.
-        step: local steps attempted.
-        sound: whether its weights are finite.
-        settings: what its functions for τ, α and β give.
-        norm: ‖d^i‖; of use with ``outlier_factor``.
-        samples: n of each fragment, what this worker has counted in its window; 0 where that is not
-            averaged. None at all where nothing is weighted.
-        changing: whether it is about to train other parameters, and this is no sync to it.
+        config: decides what is compared; the same on every rank.
+        step: the number of local steps attempted.
+        sound: whether this worker's weights are finite.
+        settings: τ, α and β as given by the user's functions.
+        norm: ‖d^i‖; used with ``outlier_factor``.
+        samples: n of each fragment, the number that this worker has counted in its window; 0 for a
+            fragment that is not averaged. Empty if nothing is weighted.
+        changing: whether this worker is about to train other parameters, so that for it this is no
+            sync.
     """
 
     config: SlowMoConfig
@@ -41,18 +42,18 @@ class Header(NamedTuple):
     def send(
         self, transport: Transport, figures: Sequence[float], name: str
     ) -> tuple[RollCall, list[float]]:
-        """Exchange headers; return who is here, and the workers' sums of these figures.
+        """Exchange headers; return who takes part, and the workers' sums of these figures.
 
-        A collective: one sum, in which each worker has places of its own.
+        A collective: one sum, in which each worker has its own places.
 
         Args:
             transport: how to send.
-            figures: what is summed beside.
-            name: of the sync's collectives.
+            figures: other numbers to sum.
+            name: the name of the sync's collectives.
 
         Raises:
-            RuntimeError: as `call_roll` and `check_settings`.
-            FloatingPointError: as `call_roll`. Either is the same on every rank.
+            RuntimeError: as in `call_roll`, `check_settings` and `count_samples`.
+            FloatingPointError: as in `call_roll`. Either error is the same on every rank.
         """
         counted = self.samples or [0] * self.config.fragments
         own = [mark(self.step, sound=self.sound, changing=self.changing), *map(float, counted)]

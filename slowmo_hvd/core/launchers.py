@@ -1,9 +1,9 @@
-"""A warning where a launcher has started several processes and Horovod sees each of them alone."""
+"""A warning if a launcher has started several processes but Horovod sees only one."""
 
 import os
 from collections.abc import Mapping
 
-#: What launchers tell the processes that they start: how many there are.
+#: Variables with the number of processes, which launchers set in those that they start.
 _SIZES = {
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpirun",
@@ -13,10 +13,10 @@ _SIZES = {
 
 
 def alone_among(size: int, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """What to warn of where Horovod has so many ranks: a sentence, or nothing.
+    """The warning for a Horovod with ``size`` ranks, or nothing.
 
-    A Horovod without MPI knows of other processes by horovodrun, Ray or Spark alone. Started by
-    another launcher each of them is rank 0 of 1, and would train by itself without a word.
+    A Horovod without MPI knows other processes only through horovodrun, Ray or Spark. With another
+    launcher, each process is rank 0 of 1, and would silently train by itself.
     """
     if size > 1:
         return []

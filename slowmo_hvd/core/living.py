@@ -1,4 +1,4 @@
-"""The engines of this process, for what is done to all of them at once."""
+"""The engines of this process, for operations on all of them at once."""
 
 import atexit
 import functools
@@ -7,35 +7,35 @@ from typing import Protocol
 
 
 class Living(Protocol):
-    """What of an `Engine` is needed here."""
+    """The part of an `Engine` that is needed here."""
 
     @property
     def under_way(self) -> bool:
-        """Whether an average has been launched, and has not landed."""
+        """Whether an average has been launched and has not landed."""
 
     def wait(self) -> None:
-        """Until nothing is on the wire, whatever becomes of it."""
+        """Wait until nothing is on the wire, and ignore errors."""
 
     def land(self) -> None:
         """Land what is under way."""
 
     def settle(self) -> None:
-        """Wait, and raise what went wrong."""
+        """Wait until nothing is on the wire, and raise errors."""
 
 
 _engines: weakref.WeakSet[Living] = weakref.WeakSet()
 
 
 def register(engine: Living) -> None:
-    """Count this one among them for as long as it lives."""
+    """Add this engine to them for as long as it lives."""
     _engines.add(engine)
 
 
 def land_everywhere() -> None:
-    """Land what is under way in this process: before ``hvd.join()``, when it sends nothing more.
+    """Land what is under way in this process, before ``hvd.join()``, after which it sends nothing.
 
-    Not a collective: the other ranks have launched it too, or are about to. What began after the
-    join would count for a rank that is still missing.
+    This is not a collective: the other ranks have launched it too, or are about to. A collective
+    that this rank began after its join would count in place of a rank that has not entered it yet.
     """
     for engine in list(_engines):
         if engine.under_way:
@@ -45,7 +45,8 @@ def land_everywhere() -> None:
 def settle_everywhere() -> None:
     """Wait until nothing is on the wire in this process, before the first thing is saved.
 
-    Raises as `Engine.settle`: what is saved together is then as old, all of it.
+    It raises the same errors as `Engine.settle`. Everything that is saved together is then of the
+    same age.
     """
     for engine in list(_engines):
         if engine.under_way:
@@ -54,9 +55,10 @@ def settle_everywhere() -> None:
 
 @functools.cache
 def wait_at_exit() -> None:
-    """Have this process end after what is under way; once.
+    """Make this process wait at its exit for what is under way. Further calls do nothing.
 
-    Before Horovod's own end, which was registered before and would break it off.
+    This happens before Horovod's own exit handler, which was registered earlier and would interrupt
+    it.
     """
 
     def wait() -> None:

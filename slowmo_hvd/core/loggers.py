@@ -1,7 +1,7 @@
-"""Sync hooks that write records down: as CSV, as lines of JSON, to Weights & Biases.
+"""Sync hooks that write records: as CSV, as lines of JSON, or to Weights & Biases.
 
-All are registered on every rank, and the first rank of the optimizer's process set writes,
-whichever process that is by then: elastic training may change it.
+Every rank registers them. Only the first rank of the optimizer's process set writes. Elastic
+training can change which process that is.
 """
 
 import csv as csv_module
@@ -14,22 +14,22 @@ from slowmo_hvd.core.records import SyncRecord
 
 
 class Optimizer(Protocol):
-    """What of a DistributedOptimizer is used here."""
+    """The part of a DistributedOptimizer that is used here."""
 
     process_set: Any
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> Any:
-        """Have it called after each sync."""
+        """Call the hook after each sync."""
 
 
 class Sink(Protocol):
-    """Where records go."""
+    """Where records are written."""
 
     def open(self) -> None:
-        """Get ready; called before the first record, on the rank that writes."""
+        """Get ready. Called before the first record, on the rank that writes."""
 
     def write(self, record: SyncRecord) -> None:
-        """Take one."""
+        """Write one record."""
 
 
 def _ratio(record: SyncRecord) -> float:
@@ -40,8 +40,9 @@ def _learning_rate(record: SyncRecord) -> float:
     return max(record.learning_rates, key=abs, default=0.0)
 
 
-#: What of a record is worth a curve. ``drift_ratio`` is the drift over the displacement's norm, 0
-#: where nothing has moved; ``learning_rate`` is that of the parameter group where it is largest.
+#: The numbers of a record that are worth plotting. ``drift_ratio`` is the drift divided by the
+#: displacement's norm, or 0 if nothing has moved. ``learning_rate`` is that of the parameter group
+#: where it is largest.
 FIGURES: dict[str, Callable[[SyncRecord], float]] = {
     "drift": lambda record: record.drift,
     "displacement_norm": lambda record: record.displacement_norm,
@@ -63,15 +64,15 @@ FIGURES: dict[str, Callable[[SyncRecord], float]] = {
 
 
 def named(record: SyncRecord) -> dict[str, float]:
-    """`FIGURES` of a record, by the names that they have in a dashboard: ``slowmo/drift``."""
+    """The `FIGURES` of a record, by their names in a dashboard, such as ``slowmo/drift``."""
     return {f"slowmo/{name}": figure(record) for name, figure in FIGURES.items()}
 
 
 def attach(optimizer: Optimizer, sink: Sink) -> Any:
-    """Have the first rank of the optimizer's process set write each record to a sink.
+    """Make the first rank of the optimizer's process set write each record to a sink.
 
     Returns:
-        A handle whose ``remove()`` ends that.
+        A handle whose ``remove()`` stops this.
     """
     process_set, is_open = optimizer.process_set, False
 
@@ -81,69 +82,70 @@ def attach(optimizer: Optimizer, sink: Sink) -> Any:
     def hook(record: SyncRecord) -> None:
         nonlocal is_open
         if is_first():
-            if not is_open:  # it was not first before
+            if not is_open:  # another rank was first before
                 sink.open()
                 is_open = True
             sink.write(record)
 
-    if is_first():  # what is wrong with a path is said here, not in a step
+    if is_first():  # so that a wrong path fails here, not in a step
         sink.open()
         is_open = True
     return optimizer.register_sync_hook(hook)
 
 
 def csv(optimizer: Optimizer, path: str | Path) -> Any:
-    """Write a row for each sync into a CSV file, which is appended to if it is there.
+    """Write a row for each sync into a CSV file. If the file exists, rows are appended.
 
     The columns are ``step``, ``window``, ``kind``, those of `FIGURES`, and ``excluded_ranks``.
 
     Args:
         optimizer: a DistributedOptimizer. Call this on every rank.
-        path: of the file.
+        path: the file's path.
 
     Raises:
-        ValueError: the file is there and has other columns.
-        OSError: it cannot be written.
+        ValueError: the file exists and has other columns.
+        OSError: the file cannot be written.
 
     Returns:
-        A handle whose ``remove()`` ends that.
+        A handle whose ``remove()`` stops this.
     """
     return attach(optimizer, _Csv(Path(path)))
 
 
 def json_lines(optimizer: Optimizer, path: str | Path) -> Any:
-    """Append `SyncRecord.asdict` of each sync to a file, a line of JSON each.
+    """Append `SyncRecord.asdict` of each sync to a file, as one line of JSON.
 
     ``python -m slowmo_hvd.plan --records`` reads such a file.
 
     Args:
         optimizer: a DistributedOptimizer. Call this on every rank.
-        path: of the file.
+        path: the file's path.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
 
     Returns:
-        A handle whose ``remove()`` ends that.
+        A handle whose ``remove()`` stops this.
     """
     return attach(optimizer, _JsonLines(Path(path)))
 
 
 def wandb(optimizer: Optimizer, run: Any = None) -> Any:
-    """Log `FIGURES` of each sync to a run of Weights & Biases, as ``slowmo/drift`` and so on.
+    """Log the `FIGURES` of each sync to a run of Weights & Biases, as ``slowmo/drift`` and so on.
 
-    They are drawn over ``slowmo/step``, the local steps, whatever steps else is logged at.
+    They are plotted against ``slowmo/step``, the number of local steps, whatever steps other
+    metrics are logged at.
 
     Args:
         optimizer: a DistributedOptimizer. Call this on every rank.
-        run: what ``wandb.init()`` returned, on the rank that has it; the current one if None.
+        run: what ``wandb.init()`` returned, on the rank that has a run; None for the current run.
 
     Raises:
         ImportError: wandb is not installed.
         ValueError: there is no run on the first rank.
 
     Returns:
-        A handle whose ``remove()`` ends that.
+        A handle whose ``remove()`` stops this.
     """
     return attach(optimizer, _WandB(run))
 
@@ -169,7 +171,7 @@ class _Csv:
         excluded = " ".join(map(str, record.excluded))
         figures = (figure(record) for figure in FIGURES.values())
         row = [record.step, record.window, record.kind.value, *figures, excluded]
-        with self._path.open("a", newline="") as file:  # so that a run that dies has left all
+        with self._path.open("a", newline="") as file:  # so that nothing is lost if the run dies
             csv_module.writer(file).writerow(row)
 
 

@@ -1,25 +1,26 @@
-"""Names for the collectives of an optimizer: equal on all ranks, and its own while it lives.
+"""Names for an optimizer's collectives: equal on all ranks, and unique while it lives.
 
-Horovod pairs the ranks' tensors by their names, and remembers every name that it has seen. So an
-optimizer gets a small number when the ranks first agree, and another may have it afterwards.
+Horovod matches the ranks' tensors by their names, and remembers every name that it has seen. So an
+optimizer gets a small number when the ranks first agree, and another optimizer can get that number
+later.
 """
 
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-_MOST = 53  # the numbers that a float64 can hold as a set of bits
+_MOST = 53  # how many bits a float64 holds exactly
 _NONE = -1.0
 
 
 def claim(serial: int | None, others: Callable[[], Iterable[int | None]]) -> list[float]:
-    """What a rank tells the others: its optimizer's number, if any, and those that are taken.
+    """What a rank tells the others: its optimizer's number, if any, and the numbers in use.
 
     Args:
-        serial: the number that this optimizer has got before, which it keeps.
-        others: tells the numbers of this rank's other living optimizers.
+        serial: the number that this optimizer got before, which it keeps.
+        others: returns the numbers of this rank's other living optimizers.
     """
     taken = set(others()) - {None}
-    if len(taken) > _MOST // 2:  # some may be dropped, and only wait to be collected
+    if len(taken) > _MOST // 2:  # some may be unused, and only wait to be collected
         gc.collect()
         taken = set(others()) - {None}
     bits = sum(1 << other for other in taken if other is not None)
@@ -27,11 +28,11 @@ def claim(serial: int | None, others: Callable[[], Iterable[int | None]]) -> lis
 
 
 def agreed_serial(claims: Mapping[int, Sequence[float]]) -> int:
-    """The number of the optimizer about which the ranks, by rank, claim this.
+    """The number of an optimizer, given the claims of all ranks.
 
     Raises:
-        RuntimeError: too many optimizers live at once, or ranks have named this one differently,
-            by a step before they met; on every rank alike.
+        RuntimeError: on every rank, if too many optimizers live at once, or if ranks have numbered
+            this one differently, because they took a step before they met.
     """
     named = {rank: int(serial) for rank, (serial, _) in claims.items() if serial != _NONE}
     if named:

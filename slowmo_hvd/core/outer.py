@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 from slowmo_hvd.core.config import OuterSettings
 
-#: Where |γ| is below float32's smallest normal number, 1/γ no longer fits a float32, and neither
-#: does γ·d.
+#: If |γ| is below float32's smallest normal number, neither 1/γ nor γ·d fits a float32 any more.
 SMALLEST_GAMMA = 2.0**-126
 
 
 def is_usable(gamma: Any) -> Any:
-    """Whether there is a γ to divide by."""
+    """Whether γ is large enough to divide by."""
     return abs(gamma) >= SMALLEST_GAMMA
 
 
@@ -32,11 +31,11 @@ class OuterStep(NamedTuple):
     gain: Any
 
     def clipped(self, factor: float) -> "OuterStep":
-        """The step from d̄ times a factor."""
+        """The step from d̄ multiplied by a factor."""
         return self._replace(step=self.step * factor, gain=self.gain * factor)
 
 
-#: The workers' mean, with the slow momentum left as it is: a step of the warm-up.
+#: The workers' mean, without a change of the slow momentum: a step of the warm-up.
 PLAIN_AVERAGE = OuterStep(step=1.0, carry=0.0, decay=1.0, gain=0.0)
 
 
@@ -61,8 +60,8 @@ def outer_step(
     Args:
         settings: α, β and the form of the step.
         gamma: γ_t, the window's mean learning rate, a float or a tensor without dimensions. At 0
-            there is nothing to divide by: u keeps its value and x takes the (then usually zero)
-            displacement, so no progress is lost. A negative one, which maximises, is as good.
+            there is nothing to divide by: u keeps its value, and x takes the displacement (then
+            usually zero), so no progress is lost. A negative γ_t, which maximises, works as well.
         where: ``where(condition, yes, no)`` for the type of ``gamma``.
     """
     alpha, beta, nesterov = settings

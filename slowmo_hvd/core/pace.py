@@ -1,4 +1,4 @@
-"""What an overlap and fragments do not go with, in one sentence each."""
+"""What cannot be combined with an overlap or with fragments."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from slowmo_hvd.core.config import SlowMoConfig
 
 
 def refuse_few(config: SlowMoConfig, count: int, of: str) -> None:
-    """Raise ValueError if there are more fragments than so many "parameters" or "variables"."""
+    """Raise ValueError if there are more fragments than ``count`` "parameters" or "variables"."""
     if config.fragments > count:
         raise ValueError(
             f"fragments={config.fragments} are more than the {count} {of} that they are to be dealt"
@@ -14,12 +14,12 @@ def refuse_few(config: SlowMoConfig, count: int, of: str) -> None:
 
 
 def refuse_copies(config: SlowMoConfig, optimizer: str, names: Sequence[str] = ()) -> None:
-    """Raise ValueError if averages overlap with steps of an optimizer that keeps the weights twice.
+    """Raise ValueError for an overlap with an optimizer that keeps the weights a second time.
 
     Args:
-        config: tells whether they overlap.
-        optimizer: its name.
-        names: of the copies, if they have some.
+        config: tells whether there is an overlap.
+        optimizer: the optimizer's name.
+        names: the names of the copies, if they have any.
     """
     if config.overlap_steps:
         named = f" ({', '.join(names)})" if names else ""
@@ -30,12 +30,12 @@ def refuse_copies(config: SlowMoConfig, optimizer: str, names: Sequence[str] = (
 
 
 def refuse_counts(config: SlowMoConfig, optimizer: str, names: Sequence[str] = ()) -> None:
-    """Raise ValueError if a fragment's buffers are to be reset where steps are counted for all.
+    """Raise ValueError for resets of fragments if steps are counted once for all weights.
 
     Args:
-        config: tells whether there are fragments, and what becomes of the buffers.
-        optimizer: its name.
-        names: of the counts, if they have some.
+        config: tells whether there are fragments, and what happens to the buffers.
+        optimizer: the optimizer's name.
+        names: the names of the counts, if they have any.
     """
     if config.fragments > 1 and config.buffers == "reset":
         named = f" ({', '.join(names)})" if names else ""

@@ -15,7 +15,7 @@ _peers: weakref.WeakSet["Peer"] = weakref.WeakSet()  # that live in this process
 
 
 class Peer:
-    """One optimizer of this process, by the number that the ranks have given it."""
+    """One optimizer of this process, with the number that the ranks have given it."""
 
     def __init__(self) -> None:
         self._serial: int | None = None
@@ -32,7 +32,7 @@ class Peer:
 
         Raises:
             ValueError: the ranks differ; the same error on every rank.
-            RuntimeError: as `slowmo_hvd.core.names.agreed_serial`.
+            RuntimeError: as in `slowmo_hvd.core.names.agreed_serial`.
         """
         transport = engine.transport
         family = f"slowmo.{transport.process_set.process_set_id}"
@@ -48,29 +48,29 @@ class Peer:
 
 
 class Anchors(Protocol):
-    """The anchors of what is trained, bucket by bucket."""
+    """The anchors of the trained parameters, bucket by bucket."""
 
     @property
     def buckets(self) -> Sequence[Bucket]:
-        """All of them, the same on every rank."""
+        """All buckets, the same on every rank."""
 
     def anchor(self, bucket: Bucket, out: Any) -> None:
         """Write x_{t,0} of a bucket into memory that travels."""
 
     def nothing(self, out: Any) -> None:
-        """Write zeros there."""
+        """Write zeros into memory that travels."""
 
     def set_anchor(self, bucket: Bucket, values: Any) -> float:
-        """Take these for a bucket's anchors; return the largest difference, NaN if there is one."""
+        """Set a bucket's anchors; return the largest difference, NaN if there is one."""
 
 
 def take_anchor(slow: Anchors, transport: Transport, name: str, *, mine: bool) -> list[float]:
     """Give all ranks the root's anchors. A collective.
 
     Args:
-        slow: has this rank's.
+        slow: holds this rank's anchors.
         transport: how to send.
-        name: the collectives' name, in use for nothing else.
+        name: the name of the collectives, which nothing else uses.
         mine: whether this rank is the root.
 
     Returns:
@@ -83,7 +83,7 @@ def take_anchor(slow: Anchors, transport: Transport, name: str, *, mine: bool) -
 
 
 class _Anchor:
-    """A bucket of them: the root's and, from all other ranks, zeros."""
+    """A bucket of anchors: the root's values, and zeros from all other ranks."""
 
     exact = True
 

@@ -8,12 +8,12 @@ from slowmo_hvd.core.transport import Sealed, Transport
 
 
 class Load(Protocol):
-    """What one bucket brings, and what becomes of the sum.
+    """What one bucket contains, and what happens to its sum.
 
     Attributes:
-        name: of its own among the loads, the same on every rank.
-        room: where it may have memory in common with others: a device and a dtype.
-        size: elements.
+        name: unique among the loads, and the same on every rank.
+        room: a device and a dtype; loads in the same room can share memory.
+        size: the number of elements.
         exact: whether it must not be compressed.
     """
 
@@ -26,21 +26,21 @@ class Load(Protocol):
         """Write what this worker adds into the memory that travels."""
 
     def land(self, total: Any) -> None:
-        """Take the sum over the workers, in the same memory."""
+        """Take the sum over the workers, which is in the same memory."""
 
 
 def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
-    """Have all loads summed and landed, in order.
+    """Sum and land all loads, in order.
 
-    A collective. While one is on the wire, the one before it lands, and the next is packed in the
-    memory that this leaves: there are two wires, whatever the model's size. With three, another
-    waits for its turn on the wire, which then is never idle. The loads are asked for one by one,
-    and each is packed before the next is asked for.
+    A collective. While one load is on the wire, the one before it lands, and the next one is packed
+    in the memory that this frees. So two wires are enough for a model of any size. With three
+    wires, another load waits for its turn, and the wire is never idle. The loads are asked for one
+    by one, and each is packed before the next one is asked for.
 
     Args:
         loads: the same on every rank, in the same order.
         transport: how to send.
-        name: the collectives' name, in use for nothing else; each load's own follows.
+        name: the name of the collectives, which nothing else uses; each load's own name follows.
     """
     flying: deque[tuple[Load, Sealed]] = deque()
     for index, load in enumerate(loads):
@@ -52,7 +52,7 @@ def send(loads: Iterable[Load], transport: Transport, name: str) -> None:
             transport.start(sealed)
         else:
             earlier, total = _finish(*flying.popleft(), transport)
-            if flying:  # on the wire; two that wait for their turn Horovod would copy together
+            if flying:  # on the wire; Horovod would copy two waiting ones into one buffer
                 _land(earlier, total, transport)
                 transport.start(sealed)
             else:

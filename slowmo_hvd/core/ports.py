@@ -1,4 +1,4 @@
-"""What the engine asks of an adapter beside its transport: arithmetic, and nothing of the order."""
+"""What the engine needs from an adapter besides its transport: arithmetic, but no ordering."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
@@ -11,17 +11,17 @@ from slowmo_hvd.core.schedule import MeanLearningRate, Schedule
 
 
 class Slow(Protocol):
-    """Anchor and slow momentum of the parameters, and an adapter's arithmetic on one bucket."""
+    """The parameters' anchor and slow momentum, and an adapter's arithmetic on one bucket."""
 
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
-        """All that is synchronised of a fragment, the same on every rank."""
+        """All buckets of a fragment that are synchronised, the same on every rank."""
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
-        """‖x^i‖² in these buckets; not finite if any parameter is not.
+        """‖x^i‖² in these buckets; not finite if any parameter is not finite.
 
         Args:
-            buckets: some of its own.
-            memory: gives some of a bucket's size, to work in.
+            buckets: some of its own buckets.
+            memory: returns working memory of a bucket's size.
         """
 
     def displacement(self, bucket: Bucket, out: Any) -> Any:
@@ -30,62 +30,61 @@ class Slow(Protocol):
     def outer_step(
         self, bucket: Bucket, total: Any, workers: int, steps: Sequence[OuterStep]
     ) -> Any:
-        """Take the outer step from a sum over so many workers; return the sum's squared norm.
+        """Take the outer step from a sum over ``workers``; return the sum's squared norm.
 
-        There x^i begins a window, unless it was launched.
+        x^i begins the next window at the result, unless it was launched.
         """
 
     def keep(self, bucket: Bucket, total: Any) -> tuple[Any, Sequence[Any]]:
-        """Take a sum out of the memory that travels, for an `outer_step` later.
+        """Take a sum out of the memory that travels, for a later `outer_step`.
 
         Returns:
-            It, and the squared norm of each of the bucket's runs in it.
+            The sum, and its squared norm in each of the bucket's runs.
         """
 
     def scale(self, out: Any, factor: float) -> None:
-        """Multiply what travels."""
+        """Multiply the memory that travels by a factor."""
 
     def nothing(self, out: Any) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
 
 
 class Overlapping(Slow, Protocol):
-    """The same where local steps go on while an average is under way."""
+    """The same, where local steps go on while an average is under way."""
 
     def launch(self, fragment: int) -> Slow:
-        """Remember where x^i is; return what has the displacements from there.
+        """Remember where x^i is; return an object with the displacements from there.
 
-        The outer steps of what it returns move anchor and momentum alone. It may be used in
-        another thread.
+        Its outer steps change only anchor and momentum. Another thread can use it.
         """
 
     def return_to_anchor(self, fragment: int) -> None:
-        """Put x^i back to x_{t,0}."""
+        """Set x^i back to x_{t,0}."""
 
     def land(self, fragment: int) -> None:
-        """x^i ← x_{t+1,0} + (x^i - x^i at the launch), which is forgotten."""
+        """x^i ← x_{t+1,0} + (x^i - x^i at the launch); then forget the launch."""
 
     def drop(self, fragment: int) -> None:
         """Forget the launch, which has failed."""
 
 
 class Counters(Protocol):
-    """Where the counters are, if not in the engine: in the variables of a graph."""
+    """Where the counters are kept, if not in the engine: in the variables of a graph."""
 
     def take(self, schedule: Schedule) -> tuple[list[list[MeanLearningRate]], list[int]]:
-        """Have the schedule be where they are; return the engine's ``rates`` and ``samples``."""
+        """Set the schedule to these counters; return the engine's ``rates`` and ``samples``."""
 
     def give(
         self, schedule: Schedule, rates: list[list[MeanLearningRate]], samples: list[int]
     ) -> None:
-        """Have them be where the schedule is."""
+        """Set these counters to those of the schedule."""
 
 
 class Inner(Protocol):
-    """What the inner optimizer remembers, and what becomes of it where a window begins."""
+    """What the inner optimizer remembers, and what happens to it when a window begins."""
 
     def finite(self) -> bool:
-        """Whether all that this worker would send of it is."""
+        """Whether everything that this worker would send of it is finite."""
 
     def has_news(self) -> bool:
         """Whether this worker has something to send that the ranks have not agreed on."""
@@ -93,21 +92,21 @@ class Inner(Protocol):
     def cross(
         self, slow: Any, fragments: Collection[int], *, sound: bool, opens_window: bool
     ) -> "Crossing":
-        """Come to a sync, just before the first bucket is packed.
+        """Begin a sync, just before the first bucket is packed.
 
         Args:
             slow: what is synchronised, an adapter's `Slow`.
-            fragments: which fragments of it are.
+            fragments: the fragments of it that are synchronised.
             sound: whether this worker contributes.
-            opens_window: whether a window begins after it, not a step of the warm-up.
+            opens_window: whether a window begins after it, and not a step of the warm-up.
         """
 
     def stop(self, slow: Any, *, sound: bool) -> "Crossing":
-        """Likewise where parameters stop being trained: only copies of the weights matter."""
+        """The same when parameters stop being trained: only copies of the weights matter."""
 
 
 class Crossing(Protocol):
-    """The inner optimizer's way through one sync: line 2 of Algorithm 1.
+    """The inner optimizer's part in one sync: line 2 of Algorithm 1.
 
     Attributes:
         changed: whether something has changed already, before any bucket has landed.
@@ -116,13 +115,13 @@ class Crossing(Protocol):
     changed: bool
 
     def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
-        """What of it travels, asked for once all displacements are packed.
+        """What of it is sent; asked for once all displacements are packed.
 
         Args:
-            roll: who is in the sync.
-            name: of its collectives, in use for nothing else.
+            roll: the workers in the sync.
+            name: the name of its collectives, which nothing else uses.
             news: whether any worker has news; the same on every rank.
         """
 
     def end(self) -> None:
-        """All has landed. A worker that is not sound begins afresh."""
+        """Finish when all has landed. A worker that is not sound begins with fresh buffers."""

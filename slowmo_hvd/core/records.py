@@ -1,4 +1,4 @@
-"""What happened in the syncs, for a person or a logger to read."""
+"""Records of the syncs, for a person or a logger to read."""
 
 import dataclasses
 from typing import Any
@@ -11,35 +11,37 @@ class SyncRecord:
     """One sync, as this worker saw it.
 
     Attributes:
-        kind: why it happened.
-        step: local steps attempted when it happened, counted from 1.
-        window: t, the window that it ended (the window to come, while warming up), of the first
-            of its fragments.
-        workers: how many workers contributed to the average.
-        learning_rates: γ of each parameter group, the window's mean over steps and workers; of
-            several fragments, those of each in turn.
-        bytes: payload that this worker handed to allreduce, in bytes. A ring allreduce puts
-            about 2 (m - 1) / m times as much on this worker's link.
+        kind: why the sync happened.
+        step: the number of local steps attempted so far, counted from 1.
+        window: t, the window that ended. During the warm-up it is the window to come. With several
+            fragments it is that of the first one.
+        workers: the number of workers in the average.
+        learning_rates: γ of each parameter group, the mean over the window's steps and over the
+            workers. With several fragments, those of each fragment in turn.
+        bytes: payload that this worker handed to allreduce, in bytes. A ring allreduce puts about 2
+            (m - 1) / m times as much on this worker's link.
         seconds: wall time for which training stood still.
-        waiting: of these, the seconds that went by in waiting for slower workers and the wire.
-        hidden: seconds for which it was under way while training went on, with an overlap.
-        displacement_norm: Euclidean norm of d̄, the averaged displacement, over all parameters.
+        waiting: the part of ``seconds`` spent waiting for slower workers and the wire.
+        hidden: seconds for which the average was under way while training went on, with an overlap.
+        displacement_norm: Euclidean norm of d̄, the averaged displacement, over all parameters in
+            the sync, before ``clip_displacement``.
         drift: how far the workers had drifted apart: the root mean square over workers of the
-            Euclidean distance of x^i_{t,τ} from their mean. It is the difference of two sums of
-            squares: below some 3e-4 of the norm it says "none".
-        excluded: the ranks that were left out of the average, their weights not being finite, or
-            as outliers.
-        fragments: which parts of the model were synchronised, from 0.
-        sync_period: τ of the window that it ended, or cut short, of the first of its fragments.
-        clipped: what the averaged displacement was multiplied by, by ``clip_displacement``, of the
-            fragment where it was most; 1 where it was short enough. ``displacement_norm`` is that
-            of before.
-        samples: Σ n, what `contribute` has counted on the workers that are in the average, by which
-            it is weighted, of the first of its fragments; 0 where nobody counts.
-        since_last: seconds since the record before, of any fragment; 0 in the first one.
-        slow_lr: α of the outer step; 1 while warming up, where the plain mean is taken.
-        slow_momentum: β; 0 while warming up.
-        outliers: those of ``excluded`` that had moved too far, by ``outlier_factor``.
+            Euclidean distance of x^i_{t,τ} from their mean. It is computed as the difference of two
+            sums of squares, so a drift below about 3e-4 of the norm cannot be told from 0.
+        excluded: the ranks that were left out of the average, because their weights were not finite
+            or because they were outliers.
+        fragments: the parts of the model that were synchronised, counted from 0.
+        sync_period: τ of the window that ended, or was cut short. With several fragments it is that
+            of the first one.
+        clipped: the factor by which ``clip_displacement`` multiplied the averaged displacement; 1
+            if it was short enough. With several fragments it is the smallest factor.
+        samples: Σ n, the number of samples that `contribute` counted on the workers in the average,
+            which weights the average; 0 if nobody counts. With several fragments it is that of the
+            first one.
+        since_last: seconds since the previous record, of any fragment; 0 in the first one.
+        slow_lr: α of the outer step; 1 during the warm-up, where the plain mean is taken.
+        slow_momentum: β of the outer step; 0 during the warm-up.
+        outliers: the ranks in ``excluded`` that had moved too far for ``outlier_factor``.
     """
 
     kind: Sync
@@ -64,7 +66,7 @@ class SyncRecord:
     since_last: float = 0.0
 
     def asdict(self) -> dict[str, Any]:
-        """All of it as builtins, for JSON."""
+        """Return all fields as builtins, for JSON."""
         return dataclasses.asdict(self) | {"kind": self.kind.value}
 
 
@@ -73,12 +75,12 @@ class SyncStats:
     """All syncs of one optimizer in this process so far.
 
     Attributes:
-        syncs: how many there were.
+        syncs: the number of syncs.
         bytes: payload that this worker handed to allreduce, in bytes.
         seconds: wall time for which training stood still.
-        waiting: of these, the seconds that went by in waiting.
-        hidden: seconds for which they were under way while training went on.
-        last: the latest one, or None before the first.
+        waiting: the part of ``seconds`` spent waiting for slower workers and the wire.
+        hidden: seconds for which averages were under way while training went on.
+        last: the record of the latest sync, or None before the first one.
     """
 
     syncs: int = 0
@@ -89,7 +91,7 @@ class SyncStats:
     hidden: float = 0.0
 
     def add(self, record: SyncRecord) -> "SyncStats":
-        """These figures with ``record`` counted in."""
+        """Return these totals with ``record`` included."""
         return SyncStats(
             syncs=self.syncs + 1,
             bytes=self.bytes + record.bytes,

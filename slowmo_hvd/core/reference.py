@@ -1,10 +1,10 @@
 """Algorithm 1 of the SlowMo paper in NumPy, for m virtual workers in one process.
 
-J. Wang, V. Tantia, N. Ballas, M. Rabbat, "SlowMo: Improving Communication-Efficient Distributed
-SGD with Slow Momentum", ICLR 2020, arXiv 1910.00643. Lines are those of its Algorithm 1.
+J. Wang, V. Tantia, N. Ballas, M. Rabbat, "SlowMo: Improving Communication-Efficient Distributed SGD
+with Slow Momentum", ICLR 2020, arXiv 1910.00643. Line numbers are those of its Algorithm 1.
 
-Written to be read beside the paper, in float64, and to be what the adapters are tested against;
-it shares the names of the configuration with them, and no arithmetic:
+It is written in float64, to be read beside the paper. The adapters are tested against it. It shares
+the names of the configuration with them, and no arithmetic:
 
     def gradient(worker, step, x):
         return [x[0] - targets[worker]]                 # one array for each parameter group
@@ -39,7 +39,8 @@ class Base(Protocol):
     """A base optimizer, for one worker and one parameter group.
 
     Attributes:
-        buffers: h, all that the base optimizer remembers but its step count; empty at first.
+        buffers: h, everything that the base optimizer remembers except its step count; empty at
+            first.
     """
 
     buffers: list[Array]
@@ -48,17 +49,17 @@ class Base(Protocol):
         """Line 4, x_{t,k+1} = x_{t,k} - γ d_{t,k}."""
 
     def reset(self) -> None:
-        """Forget all, as before the first step."""
+        """Forget everything, as before the first step."""
 
 
 @dataclasses.dataclass
 class SGD:
     """Stochastic gradient descent with momentum, without dampening.
 
-    h ← μ h + g with d = h, or d = g + μ h in Nesterov's form: Sutskever, Martens, Dahl, Hinton,
+    h ← μ h + g with d = h, or d = g + μ h in the Nesterov form: Sutskever, Martens, Dahl, Hinton,
     "On the importance of initialization and momentum in deep learning", ICML 2013, equations 1
-    to 4, with the learning rate taken out of h, as torch.optim.SGD has it. Weight decay is the
-    gradient of λ‖x‖²/2.
+    to 4. The learning rate is not part of h, as in torch.optim.SGD. Weight decay is the gradient of
+    λ‖x‖²/2.
     """
 
     momentum: float = 0.0  #: μ
@@ -84,13 +85,13 @@ class SGD:
 class Adam:
     """Adam and, with decoupled weight decay, AdamW.
 
-    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv
-    1412.6980, Algorithm 1; I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization",
-    ICLR 2019, arXiv 1711.05101, Algorithm 2: line 6 adds the decay to the gradient (Adam), line
-    12 to the step (AdamW), there and in torch.optim.AdamW in proportion to the learning rate.
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv 1412.6980,
+    Algorithm 1; I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv
+    1711.05101, Algorithm 2. Line 6 of the latter adds the decay to the gradient (Adam), and line 12
+    to the step (AdamW), where it is proportional to the learning rate, as in torch.optim.AdamW.
     """
 
-    betas: tuple[float, float] = (0.9, 0.999)  #: β₁ and β₂, no relatives of the slow momentum β
+    betas: tuple[float, float] = (0.9, 0.999)  #: β₁ and β₂, unrelated to the slow momentum β
     eps: float = 1e-8
     weight_decay: float = 0.0  #: λ
     decoupled: bool = False
@@ -114,18 +115,18 @@ class Adam:
         return x - lr * d
 
     def reset(self) -> None:
-        """Forget the moments, and the step count: without it they would stay biased towards 0."""
+        """Forget the moments and the step count. With the old count they would be biased to 0."""
         self.buffers = []
         self.steps = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where the workers are after a local step and the sync, if it made one due.
+    """The workers' state after a local step, and after the sync if one was due.
 
     Attributes:
-        step: local steps taken.
-        windows: t of each fragment, outer steps taken.
+        step: the number of local steps taken.
+        windows: t of each fragment, the number of outer steps taken.
         x: ``x[i][g]`` is x^i, group g of worker i.
         anchor: ``anchor[g]`` is x_{t,0}.
         momentum: ``momentum[g]`` is u_t.
@@ -153,25 +154,26 @@ def slowmo(
 ) -> Iterator[State]:
     """Run Algorithm 1 and yield the state after every local step.
 
-    With an overlap of d steps the outer step is taken where the window ends, and each worker goes
-    on from where it is; d steps later it moves by as much as the outer step would have moved it
-    then, x^i ← x_{t+1,0} + (x^i - x^i_{t,τ}). The next window begins where this one ends, and what
-    has been stepped since counts for it.
+    With an overlap of d steps, the outer step is taken when the window ends, but each worker goes
+    on from where it is. d steps later it moves by as much as the outer step would have moved it
+    then, x^i ← x_{t+1,0} + (x^i - x^i_{t,τ}). The next window begins where this one ends, so the
+    steps taken in between count in it.
 
     Args:
         x0: x_{0,0}, one array for each parameter group.
-        gradient: ``gradient(worker, step, x)`` for each group of x; step counts from 0.
-        lr: ``lr(step)``, γ of each group in that step.
-        base: a fresh base optimizer; each worker has a copy for each group.
-        config: τ, α, β and the rest.
+        gradient: ``gradient(worker, step, x)`` returns the gradient of each group of x; step counts
+            from 0.
+        lr: ``lr(step)`` returns γ of each group in that step.
+        base: a new base optimizer; each worker gets a copy for each group.
+        config: τ, α, β and the other settings.
         workers: m.
-        steps: local steps that each worker takes.
-        flush_after: numbers of local steps, counted from 1, after which the window ends early.
-        fragment_of: the fragment in which each group is; all in the first if None. The windows of
-            fragment f of F end (f + 1) τ / F steps, rounded down, after the warm-up or the last
-            flush, and then every τ steps.
-        samples: ``samples(worker, step)``, by which the workers' means are weighted; if None they
-            are plain.
+        steps: the number of local steps that each worker takes.
+        flush_after: the steps, counted from 1, after which the window ends early.
+        fragment_of: the fragment of each group; if None, all groups are in the first one. The
+            windows of fragment f of F end (f + 1) τ / F steps, rounded down, after the warm-up or
+            the last flush, and then every τ steps.
+        samples: ``samples(worker, step)`` returns the number of samples by which the workers' means
+            are weighted; if None, the means are plain.
     """
     groups, ranks, fragments = range(len(x0)), range(workers), range(config.fragments)
     inside = [
@@ -184,7 +186,7 @@ def slowmo(
     x = [list(anchor) for _ in ranks]
     ended_at = [list(anchor) for _ in ranks]  # x^i_{t,τ} of the windows that ended last
     bases = [[copy.deepcopy(base) for _ in groups] for _ in ranks]
-    agreed = [0.0] * len(fragments)  # γ of what has landed last, for the QSR
+    agreed = [0.0] * len(fragments)  # γ of the last average that has landed, for the QSR
     on_its_way = list(agreed)
     tau = [sync_period(config, config.warmup_steps, gamma) for gamma in agreed]
     left = first_left(tau)  # steps until each fragment's window ends
@@ -212,8 +214,8 @@ def slowmo(
                 )
             for i in ranks:
                 ended_at[i][j] = x[i][j]
-            # Line 2. A reset is for the window that begins, and none does between the warm-up's
-            # steps; an average is for every sync.
+            # Line 2. Buffers are reset only when a window begins, which does not happen between the
+            # warm-up's steps. They are averaged in every sync.
             if config.buffers == "reset" and now >= config.warmup_steps:
                 for i in ranks:
                     bases[i][j].reset()
@@ -271,21 +273,21 @@ def slowmo(
 
 
 def first_left(tau: Sequence[int]) -> list[int]:
-    """Steps until each fragment's first window ends, one after the other."""
+    """The number of steps until each fragment's first window ends, one after the other."""
     return [(fragment + 1) * steps // len(tau) for fragment, steps in enumerate(tau)]
 
 
 def sync_period(config: SlowMoConfig, steps: int, gamma: float) -> int:
-    """τ of a window that begins after so many local steps.
+    """τ of a window that begins after ``steps`` local steps.
 
-    A number, a function of the steps, or the quadratic synchronization rule: X. Gu, K. Lyu,
-    S. Arora, J. Zhang, L. Huang, ICLR 2024, arXiv 2310.14423, section 3, with no window longer than
-    all steps before it, and the last one cut off where the training ends.
+    It is a number, a function of the steps, or given by the quadratic synchronization rule: X. Gu,
+    K. Lyu, S. Arora, J. Zhang, L. Huang, ICLR 2024, arXiv 2310.14423, section 3. With that rule, no
+    window is longer than all steps before it, and the last one is cut off where the training ends.
 
     Args:
-        config: τ and d.
-        steps: local steps taken.
-        gamma: the mean learning rate of the last window whose average has landed, 0 at first.
+        config: has τ and d.
+        steps: the number of local steps taken.
+        gamma: the mean learning rate of the last window whose average has landed; 0 at first.
     """
     tau = config.sync_period
     if not isinstance(tau, QSR):
@@ -303,17 +305,17 @@ def outer_step(
 ) -> tuple[Array, Array]:
     """Lines 7 and 8: x_{t+1,0} and u_{t+1} of one group.
 
-    The paper has one γ_t in a window. Where the learning rate changes inside it, γ_t here is the
-    window's mean, which may be 0: there is then nothing to divide by, u stays as it is, and x
-    takes the displacement as line 8 would with β = 0.
+    The paper has one γ_t in a window. If the learning rate changes inside the window, γ_t here is
+    its mean over the window, which can be 0. Then there is nothing to divide by: u stays as it is,
+    and x takes the displacement as line 8 would with β = 0.
 
     Args:
         x0: x_{t,0}.
         x_bar: x_{t,τ}, the workers' mean.
         u: u_t.
         gamma: γ_t.
-        config: α, β and the form of the step.
-        window: t, of which α and β may be functions.
+        config: has α, β and the form of the step.
+        window: t; α and β can be functions of it.
     """
     alpha = config.slow_lr(window) if callable(config.slow_lr) else config.slow_lr
     slow_momentum = config.slow_momentum
@@ -347,7 +349,7 @@ def clipped(
 
 
 def average_buffers(bases: Sequence[Base]) -> None:
-    """Give the workers' base optimizers the mean of their buffers; a step count is none."""
+    """Give all base optimizers the mean of their buffers. The step count is not a buffer."""
     means = [mean(of_all) for of_all in zip(*(base.buffers for base in bases), strict=True)]
     for base in bases:
         base.buffers = list(means)

@@ -1,4 +1,4 @@
-"""The one sentence for a machine without a Horovod that works."""
+"""The error for a machine without a working Horovod."""
 
 import contextlib
 import importlib
@@ -20,10 +20,10 @@ def require_horovod(framework: str) -> None:
             f"that no longer builds; run `{BUILD_COMMAND}` to build and install it"
         ) from error
     try:
-        # Of horovod.torch more can be imported than was built, and it says so on standard output.
+        # horovod.torch can be imported even if it was not built; it then prints a message.
         with contextlib.redirect_stdout(None):
             importlib.import_module(f"horovod.{framework}.mpi_ops")
-    except Exception as error:  # the loader's, where it was built for another version
+    except Exception as error:  # the loader's error, if it was built for another version
         raise ImportError(
             f"the installed Horovod was not built for {framework}; run `{BUILD_COMMAND}` in the "
             f"environment that {framework} is installed in"

@@ -1,13 +1,13 @@
-"""Who is in a sync, and with what: one mark from every worker, in the tail of the one allreduce.
+"""Who takes part in a sync: one mark from each worker, in the sync's header.
 
-Each worker has a place in the tail, where it alone writes:
+Each worker has its own place in the header, and writes one of these numbers:
 
     0        it has called hvd.join(), and adds zeros to everything
-    step     it contributes its displacement, and has taken so many local steps
+    step     it contributes its displacement, and has taken this many local steps
     -step    its displacement is not finite: it adds zeros instead
-    step+½   this is no sync to it: it is about to train other parameters, and adds zeros
+    step+½   for it this is no sync: it is about to train other parameters, and adds zeros
 
-The sum brings every mark to every worker. So all of them learn who contributed, and find the same
+The sum brings every mark to every worker. So all workers learn who contributed, and find the same
 errors, without a second collective.
 """
 
@@ -25,11 +25,11 @@ class RollCall(NamedTuple):
     """The workers of one sync, the same on each of them.
 
     Attributes:
-        ranks: those that are in it, those whose numbers broke among them.
-        excluded: of these, those that are not in the average.
-        outliers: of these, those whose displacements are finite, and too large.
-        samples: n of each worker that is in the average, by rank, for each fragment; of each 0, or
-            none.
+        ranks: the workers in the sync, including those whose numbers are not finite.
+        excluded: the workers in ``ranks`` that are not in the average.
+        outliers: the workers in ``excluded`` whose displacements are finite but too large.
+        samples: n of each worker in the average, by rank, for each fragment; all 0, or empty, if
+            nothing is weighted.
     """
 
     ranks: tuple[int, ...]
@@ -38,9 +38,9 @@ class RollCall(NamedTuple):
     samples: tuple[Mapping[int, int], ...] = ()
 
     def weight(self, rank: int, fragment: int) -> float:
-        """By what a worker's displacement is multiplied before the plain mean.
+        """The factor of a worker's displacement before the plain mean.
 
-        The mean of n_i m / Σ n of each, where m workers are in it, is Σ n_i d^i / Σ n.
+        With m workers in the average and factors n_i m / Σ n, the plain mean is Σ n_i d^i / Σ n.
         """
         counted = self.samples[fragment] if self.samples else {}
         total = sum(counted.values())
@@ -48,22 +48,22 @@ class RollCall(NamedTuple):
 
     @property
     def present(self) -> int:
-        """How many are in it."""
+        """The number of workers in the sync."""
         return len(self.ranks)
 
     @property
     def averaged(self) -> tuple[int, ...]:
-        """Those that are in the average."""
+        """The workers in the average."""
         return tuple(rank for rank in self.ranks if rank not in self.excluded)
 
     @property
     def contributors(self) -> int:
-        """How many are in the average."""
+        """The number of workers in the average."""
         return len(self.ranks) - len(self.excluded)
 
     @property
     def sound(self) -> int:
-        """How many have finite numbers."""
+        """The number of workers whose numbers are finite."""
         return self.contributors + len(self.outliers)
 
 
@@ -73,10 +73,10 @@ def is_sound(squared_norm: float, learning_rates: Sequence[float]) -> bool:
 
 
 def mark(step: int, *, sound: bool, changing: bool = False) -> float:
-    """What a worker writes into its place after ``step`` local steps, at least 1.
+    """The number that a worker writes into its place after ``step`` local steps, at least 1.
 
     Args:
-        step: attempted so far.
+        step: the number of local steps attempted so far.
         sound: whether it contributes.
         changing: whether it is about to train other parameters.
     """
@@ -93,9 +93,9 @@ def call_roll(marks: Sequence[float], ranks: Sequence[int], on_nonfinite: str) -
 
     Raises:
         RuntimeError: the workers have taken different numbers of steps, so that this is not one
-            sync; or some of them, and not all, are about to train other parameters.
-        FloatingPointError: a displacement is not finite, and ``on_nonfinite`` is "raise"; or none
-            is. As the error above, the same on every rank.
+            sync; or only some of them are about to train other parameters.
+        FloatingPointError: a displacement is not finite and ``on_nonfinite`` is "raise", or no
+            displacement is finite. Like the error above, it is the same on every rank.
     """
     by_rank = {rank: mark for rank, mark in zip(ranks, marks, strict=True) if mark}
     changing = tuple(rank for rank, mark in by_rank.items() if mark % 1)
@@ -129,13 +129,13 @@ def call_roll(marks: Sequence[float], ranks: Sequence[int], on_nonfinite: str) -
 
 
 def leave_out_outliers(roll: RollCall, norms: Mapping[int, float], factor: float) -> RollCall:
-    """Exclude the workers that have moved much further than most; at most half of them can have.
+    """Exclude the workers that have moved much further than the median. These are at most half.
 
     Args:
-        roll: so far.
+        roll: the roll so far.
         norms: ‖d^i‖ by global rank, the same on every rank.
-        factor: k; those are left out that have more than k times the median of all whose numbers
-            are finite. Where that is 0 nobody is.
+        factor: k. A worker is left out if it has more than k times the median of all workers whose
+            numbers are finite. If the median is 0, none is left out.
     """
     moved = {rank: norms[rank] for rank in roll.averaged}
     bound = factor * statistics.median(moved.values())
@@ -144,15 +144,15 @@ def leave_out_outliers(roll: RollCall, norms: Mapping[int, float], factor: float
 
 
 def count_samples(roll: RollCall, samples: Sequence[Mapping[int, int]], step: int) -> RollCall:
-    """Know how many samples each worker has counted.
+    """Add to the roll how many samples each worker has counted.
 
     Args:
-        roll: who is in the sync, and in the average.
-        samples: of each worker by rank, for each fragment, the same on every rank.
-        step: local steps attempted.
+        roll: the workers in the sync and in the average.
+        samples: the samples of each worker by rank, for each fragment, the same on every rank.
+        step: the number of local steps attempted.
 
     Raises:
-        RuntimeError: some workers have counted samples, and some none; on every rank alike.
+        RuntimeError: on every rank, if some workers have counted samples and others have not.
     """
     counted = tuple({rank: of_one[rank] for rank in roll.averaged} for of_one in samples)
     for of_fragment in counted:
@@ -187,7 +187,7 @@ def exclusion(excluded: Sequence[int], outliers: Sequence[int], step: int) -> li
 
 
 def powerless(factor: float) -> str:
-    """The warning that with two workers no displacement is more than so many times the median."""
+    """The warning that, with two workers, none has more than ``factor`` times the median."""
     return (
         f"outlier_factor={factor:g} leaves nobody out where there are 2 workers: their median is "
         "their mean, and no worker has more than twice that; give it less than 2, or train with "

@@ -1,6 +1,6 @@
-"""Waiting for ranks that do not come: said after a minute, ended after half an hour.
+"""Waiting for ranks that do not come: a warning after a minute, and an end after half an hour.
 
-Horovod's own check of this kind says nothing over Gloo, so here is one, with Horovod's variables:
+Horovod's own check of this kind says nothing over Gloo. So this one uses Horovod's variables:
 HOROVOD_STALL_CHECK_TIME_SECONDS, HOROVOD_STALL_SHUTDOWN_TIME_SECONDS, HOROVOD_STALL_CHECK_DISABLE.
 """
 
@@ -24,7 +24,7 @@ _NO_STEP = (
 #: Why a transfer that all ranks have begun does not end.
 SLOW_LINK = "All ranks were there when it began, so likely a link is slow, or some rank has died"
 _SLOWEST = 8 / 10e6  # seconds a byte: 10 Mbit/s
-_MEASURABLE = 2**20  # bytes, beside which the time of a small collective is nothing
+_MEASURABLE = 2**20  # bytes, against which a small collective takes no time
 _PATIENCE = 10  # times as long as the first weights took
 
 
@@ -40,17 +40,17 @@ class _Wait:
 
 
 class StallWatch:
-    """Looks, from a thread of its own, how long this process has been in its collectives.
+    """Checks, from its own thread, how long this process has been in its collectives.
 
-    A collective blocks the thread that is in it, in TensorFlow inside the graph. Who is late and
-    what is slow look alike from here. So whoever sends much says how much, and is given the time
-    for it: what the link was seen to need, times ten, and before that the time at 10 Mbit/s.
+    A collective blocks the thread that is in it; in TensorFlow that is inside the graph. From here
+    a late rank and a slow link look the same. So code that sends much says how much, and gets the
+    time for it: ten times what the link was seen to need, and before that the time at 10 Mbit/s.
 
     Args:
-        rank: tells this process's rank.
+        rank: returns this process's rank.
         shut_down: ends all collectives on all ranks: ``hvd.shutdown``.
         error: Horovod's error for a collective that failed.
-        clock: tells the time in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class StallWatch:
         self._error = error
         self._clock = clock
         self._seconds_a_byte = _SLOWEST
-        # Weak: what is dropped inside a collective that failed never ends its wait.
+        # Weak, because an owner that is dropped in a failed collective never ends its wait.
         self._waits: weakref.WeakKeyDictionary[Any, _Wait] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._ending = threading.Lock()
@@ -80,14 +80,15 @@ class StallWatch:
         size: int = 0,
         cause: str = _NO_STEP,
     ) -> None:
-        """Note that ``owner`` enters a collective; it is in one at a time.
+        """Note that ``owner`` enters a collective. It is in one at a time.
 
         Args:
-            owner: whatever communicates.
+            owner: the object that communicates.
             where: "in the sync after step 12", for the message.
-            warn_after: seconds, if sooner than after other collectives.
-            size: bytes that it sends, which take their time even if every rank is there.
-            cause: what to say of the likely cause, if it does not end.
+            warn_after: seconds until the warning, if sooner than for other collectives.
+            size: the number of bytes that it sends, which take their time even if every rank is
+                there.
+            cause: the likely cause to name if it does not end.
         """
         if self._thread is None:
             self._start()
@@ -99,7 +100,7 @@ class StallWatch:
             self._waits[owner] = wait
 
     def end(self, owner: Any) -> None:
-        """Note that ``owner`` is out of its collective."""
+        """Note that ``owner`` has left its collective."""
         with self._lock:
             self._waits.pop(owner, None)
 
@@ -113,11 +114,12 @@ class StallWatch:
         size: int = 0,
         cause: str = _NO_STEP,
     ) -> Iterator[None]:
-        """`begin` and `end` around a block, whose error then says what happened.
+        """`begin` and `end` around a block; errors of the block then say what happened.
 
         Raises:
-            HorovodInternalError: the wait was ended here, or another rank ended or failed. One
-                that ``hvd.elastic.run`` takes for a reason to begin again from the last commit.
+            HorovodInternalError: the wait was ended here, or another rank ended or failed.
+                ``hvd.elastic.run`` takes this error as a reason to begin again from the last
+                commit.
         """
         outer = self._waits.get(owner)
         self.begin(owner, where, warn_after=warn_after, size=size, cause=cause)
@@ -137,19 +139,19 @@ class StallWatch:
             raise
         finally:
             self.end(owner)
-            if outer is not None:  # a part of a longer wait, which goes on
+            if outer is not None:  # this was part of a longer wait, which goes on
                 with self._lock:
                     outer.since = self._clock()
                     self._waits[owner] = outer
 
     @contextlib.contextmanager
     def sending(self, owner: Any, where: str, *, size: int) -> Iterator[None]:
-        """As `waiting`, where all ranks are there already; it shows how fast the link is.
+        """Like `waiting`, but all ranks are there already, so it shows how fast the link is.
 
         Args:
-            owner: as for `begin`.
-            where: likewise.
-            size: bytes, 0 where nothing is sent.
+            owner: as in `begin`.
+            where: as in `begin`.
+            size: the number of bytes, 0 if nothing is sent.
         """
         begin = self._clock()
         with self.waiting(owner, where, size=size, cause=SLOW_LINK):
@@ -180,8 +182,8 @@ class StallWatch:
     def _look_at(self, wait: _Wait, seconds: float) -> None:
         waited = f"rank {self._rank()} has waited {seconds:.0f} s for other ranks {wait.where}"
         if wait.end_after and seconds >= wait.end_after and not wait.ended:
-            # Horovod shuts down at exit too, and two shutdowns at once hang: the last to be
-            # registered is the first to be called.
+            # Horovod shuts down at exit too, and two shutdowns at once hang. The handler that is
+            # registered last is called first.
             atexit.register(self._let_it_end)
             with self._ending:
                 wait.ended = f"{waited}, and ends the job. {wait.cause}"
@@ -204,7 +206,7 @@ class StallWatch:
 
 
 def _seconds(name: str, default: float) -> float:
-    """The variable's number; 0 where it holds none, as Horovod reads it."""
+    """The variable's number. As in Horovod, it is 0 if the variable holds no number."""
     text = os.environ.get(name)
     if text is None:
         return default

@@ -1,16 +1,17 @@
-"""The slow state as it is saved: builtins and tensors only, checked wholly before it is used.
+"""The slow state as it is saved: builtins and tensors only, checked completely before use.
 
     {"version": 4,
      "config":   {"sync_period": 12, ...},            SlowMoConfig.arithmetic()
      "step":     int,                                 the Schedule's counters, of the steps and
      "window":   [int], "position": [int],                of each fragment
      "landing":  [int],
-     "period":   [int], "gamma": [float],             τ of each window, and what a `qsr` goes by
+     "period":   [int], "gamma": [float],             τ of each window, and the γ that a `qsr` uses
      "lr_total": [[float]], "lr_steps": [[int]],      one MeanLearningRate per parameter group, of
                                                       each fragment
-     "samples":  [int],                               n, what `contribute` has counted, likewise
-     "frozen":   [int],                               positions of parameters not trained, so
-                                                      without the next two; [] before a step
+     "samples":  [int],                               n, counted by `contribute`, of each fragment
+     "frozen":   [int],                               positions of parameters not trained, which
+                                                      have no entry in the next two; [] before a
+                                                      step
      "anchor":   {0: tensor, 1: ...},                 x_{t,0} by the parameter's position, or {}
      "momentum": {0: tensor, 1: ...},                 u_t likewise, or {} where β = 0
      "launched": {0: tensor, 1: ...},                 x^i at the launch of what has not landed yet
@@ -18,13 +19,13 @@
                   "params":    [[3, 4], ...],         the parameters' shapes
                   "layout":    "..."}}                the form of its state, `form_text`
 
-Version 3 was without "period" and "gamma", since τ was a number, and without "samples". Version 2
-was of one fragment, with numbers in place of lists of one, and without "landing" and "launched";
-version 1 was also without "frozen", and had an anchor for each parameter. `check_state` takes all,
-and `migrated` makes one of this version of them.
+Version 3 had no "period" and "gamma", because τ was a number, and no "samples". Version 2 had only
+one fragment, with numbers in place of lists of one, and no "landing" and "launched". Version 1 also
+had no "frozen", and had an anchor for each parameter. `check_state` accepts all versions, and
+`migrated` converts them to this one.
 
-The tensors are the framework's own; of them this module asks for ``shape`` alone, and the adapter
-tells it of their values.
+The tensors are the framework's own. This module only uses their ``shape``; the adapter tells it
+about their values.
 """
 
 import math
@@ -54,7 +55,7 @@ _KEYS_2 = _KEYS_1 | {"frozen"}
 _KEYS_3 = _KEYS_2 | {"landing", "launched"}
 _KEYS_4 = _KEYS_3 | {"period", "gamma", "samples"}
 _KEYS = {1: _KEYS_1, 2: _KEYS_2, 3: _KEYS_3, STATE_VERSION: _KEYS_4}
-_CONFIG_BEFORE_3 = {"overlap_steps": 0, "fragments": 1}  # which had no such settings
+_CONFIG_BEFORE_3 = {"overlap_steps": 0, "fragments": 1}  # for states without these settings
 # The ranks compare their counters in float64, which holds every whole number below this.
 _COUNTS_END = 2**53
 
@@ -92,7 +93,7 @@ def pack_state(
 
 
 def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state of an earlier version, with all its keys, as one of this version; no copy."""
+    """Convert a state of an earlier version, with all its keys, to this version; no copy."""
     inner = state["inner"]
     optimizer = inner.get("optimizer") if isinstance(inner, Mapping) else None
     state = {**state, "config": without_auto(state["config"], optimizer)}
@@ -115,16 +116,17 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def entries_since(version: int) -> set[str]:
-    """What a state of this version has not, and one of today's has."""
+    """The entries that today's version has and this version does not have."""
     return _KEYS[STATE_VERSION] - _KEYS[version]
 
 
 def periods_of(config: Any, fragments: int) -> dict[str, list[Any]]:
-    """The entries of version 4 that a state of an earlier one has not: τ was a number.
+    """The entries of version 4 for a state of an earlier version, in which τ was a number.
 
     Args:
-        config: of that state; if it is none, that is found later.
-        fragments: how many it was of.
+        config: the configuration in that state. If it is not a configuration, later checks find
+            that.
+        fragments: the number of fragments in that state.
     """
     period = config.get("sync_period") if isinstance(config, Mapping) else None
     return {"period": [period] * fragments, "gamma": [0.0] * fragments}
@@ -134,8 +136,8 @@ def without_auto(config: Any, optimizer: Any) -> Any:
     """A configuration, perhaps of version 0.1, whose default for ``buffers`` was "auto".
 
     Args:
-        config: of a saved optimizer; if it is none, that is found later.
-        optimizer: the name of the inner optimizer's class, by which "auto" went.
+        config: the configuration of a saved optimizer. If it is not one, later checks find that.
+        optimizer: the name of the inner optimizer's class, on which "auto" depended.
     """
     if not isinstance(config, Mapping) or config.get("buffers") != "auto":
         return config
@@ -143,20 +145,20 @@ def without_auto(config: Any, optimizer: Any) -> Any:
 
 
 def with_settings_since(config: Any) -> Any:
-    """The configuration in a state of an earlier version, with what it had no settings for."""
+    """The configuration in a state of an earlier version, with the settings it did not have."""
     return config | _CONFIG_BEFORE_3 if isinstance(config, dict) else config
 
 
 def pack_inner(
     optimizer: str, shapes: Sequence[tuple[int, ...]], state: Any, describe: Describe
 ) -> dict[str, Any]:
-    """What the slow state says of the inner optimizer.
+    """What the slow state says about the inner optimizer.
 
     Args:
         optimizer: the name of its class.
         shapes: the shape of each of its parameters, in group order.
         state: its own state, as it is saved.
-        describe: the form of a tensor in it.
+        describe: returns the form of a tensor in it.
     """
     form = form_text(state, describe)
     return {"optimizer": optimizer, "params": list(map(list, shapes)), "layout": form}
@@ -178,8 +180,8 @@ def check_state(
         groups: the number of its parameter groups.
         shapes: the shape of each of its parameters, in group order.
         inner: `pack_inner` of that optimizer and of the inner state that came with ``state``.
-        fault: what is wrong with the tensor saved, under "anchor", "momentum" or "launched", for
-            the parameter at a position, such as "is not finite", or None.
+        fault: called with "anchor", "momentum" or "launched", a parameter's position and the saved
+            tensor; returns what is wrong with that tensor, such as "is not finite", or None.
     """
     _require(isinstance(state, Mapping), f"it is a {type(state).__name__}, not a dict")
     check_version(state.get("version"))
@@ -226,10 +228,10 @@ def check_version(version: Any) -> None:
 
 
 def unpack_counters(state: Mapping[str, Any], schedule: Schedule) -> list[list[MeanLearningRate]]:
-    """Set the schedule's counters from a state that was checked, of this version.
+    """Set the schedule's counters from a state of this version that was checked.
 
     Returns:
-        Of each fragment the groups' learning rates.
+        The learning rates of the groups, for each fragment.
     """
     schedule.step = state["step"]
     schedule.windows = list(state["window"])
@@ -348,7 +350,7 @@ def _check_inner(saved: Any, inner: Mapping[str, Any]) -> None:
 
 
 def _trained(state: Mapping[str, Any], params: int) -> list[int]:
-    """The positions of the parameters that have an anchor, where there is one."""
+    """The positions of the parameters that have an anchor, if there is one."""
     frozen = state.get("frozen", [])
     _require(isinstance(frozen, list), f"frozen is a {type(frozen).__name__}, not a list")
     _require(

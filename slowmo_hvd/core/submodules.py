@@ -11,13 +11,13 @@ from typing import Any
 
 
 def offer_submodules(theirs: str, package: str) -> None:
-    """Let ``import package.x.y`` find the module ``theirs.x.y``, unless the package has its own x.
+    """Make ``import package.x.y`` find the module ``theirs.x.y``, unless the package has its own x.
 
     Args:
-        theirs: the name of a package that is imported: one of Horovod's, or one of ours.
-        package: our package that stands in its place.
+        theirs: the name of an imported package, one of Horovod's or one of ours.
+        package: our package that replaces it.
     """
-    # First, since Python would otherwise make a second module of the same file.
+    # First in the list, because Python would otherwise make a second module from the same file.
     sys.meta_path.insert(0, _Finder(theirs, package))
 
 
@@ -34,11 +34,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         try:
             found = importlib.util.find_spec(f"{self._theirs}.{rest}")
-        except ModuleNotFoundError:  # not even what it would be in
+        except ModuleNotFoundError:  # the package that would contain it does not exist
             return None
         return found and importlib.util.spec_from_loader(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module that there is in the place of the new one, as a module may itself."""
+        """Replace the new module by the one that exists, as a module can do with itself."""
         rest = module.__name__.removeprefix(f"{self._package}.")
         sys.modules[module.__name__] = importlib.import_module(f"{self._theirs}.{rest}")

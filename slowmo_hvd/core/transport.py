@@ -1,4 +1,4 @@
-"""Sums over the workers of one process set: what is alike in every framework."""
+"""Sums over the workers of one process set: the part that is the same in every framework."""
 
 import abc
 import contextlib
@@ -11,14 +11,14 @@ from typing import Any
 from slowmo_hvd.core.critical_section import CriticalSections
 from slowmo_hvd.core.stall import StallWatch
 
-#: Each of Horovod's modules takes the process sets over when it is imported, and knows no ranks
+#: Each of Horovod's modules takes over the process sets when it is imported, and knows no ranks
 #: before its own ``init``. Every rank would then seem to be outside, and would train by itself.
 ANOTHER_FRAMEWORK = (
     "Horovod's module for another framework was imported after this one's, and has taken over the "
     "process sets: import one of horovod.torch and horovod.tensorflow in a process, and one of "
     "slowmo_hvd's"
 )
-_LARGEST_POWER = 100  # of two, by which displacements are scaled for half precision
+_LARGEST_POWER = 100  # of two, the largest by which displacements are scaled for half precision
 
 
 @dataclasses.dataclass
@@ -28,11 +28,11 @@ class Sealed:
     Attributes:
         wire: the memory that was packed.
         name: the collective's name.
-        compressed: whether it travels compressed.
-        peak: then the sum of the workers' largest elements, under way.
-        scale: then what the wire is multiplied by before.
-        context: then the compressor's.
-        handle: the adapter's, of the sum that is under way.
+        compressed: whether it travels compressed. Only then are the next three used.
+        peak: the sum of the workers' largest elements, under way.
+        scale: what the wire is multiplied by before it is sent.
+        context: the compressor's context.
+        handle: the adapter's handle of the sum that is under way.
     """
 
     wire: Any
@@ -47,34 +47,35 @@ class Sealed:
 class Transport(abc.ABC):
     """Sums of flat tensors, and of plain numbers.
 
-    With a compression a tensor is scaled to what half precision can hold. Displacements are
-    smaller than gradients by the learning rate, and would vanish below 6e-8. So the workers first
-    add up their largest elements: no element of the sum is larger than that, and a power of two
-    that brings it near 2**15 is exact and equal everywhere.
+    With a compression, a tensor is scaled to what half precision can hold. Displacements are
+    smaller than gradients by a factor of the learning rate, and would vanish below 6e-8. So the
+    workers first add up their largest elements. No element of the sum is larger than that. Then
+    they multiply by the power of two that brings it near 2**15, which is exact and equal on every
+    rank.
 
     Args:
-        process_set: Horovod's; the ranks that take part, this one among them.
-        compression: a Horovod compressor, or None; the same on every rank, which decides what is
-            sent.
+        process_set: Horovod's process set; the ranks that take part, including this one.
+        compression: a Horovod compressor, or None; the same on every rank, because it decides what
+            is sent.
     """
 
     critical: CriticalSections  #: of this process
-    stall_watch: StallWatch  #: likewise
+    stall_watch: StallWatch  #: of this process
     wires: int  #: how many buckets the pipeline may have in memory, 2 or more
 
     def __init__(self, process_set: Any, compression: Any = None) -> None:
         self.process_set = process_set
         self.compression = compression
-        self._member_of: Any = None  # the process set's list of ranks, where this one was in it
+        self._member_of: Any = None  # the process set's list of ranks when this one was in it
         self.sent = 0  #: bytes handed to allreduce so far
-        self.waited = 0.0  #: seconds in which it has waited for sums so far
+        self.waited = 0.0  #: seconds spent waiting for sums so far
 
     @property
     def member(self) -> bool:
         """Whether this rank is among those that take part.
 
         Raises:
-            RuntimeError: it was, and Horovod no longer knows.
+            RuntimeError: it took part before, and Horovod no longer knows that.
         """
         ranks = self.process_set.ranks
         if self.process_set.included():
@@ -86,12 +87,12 @@ class Transport(abc.ABC):
 
     @property
     def workers(self) -> int:
-        """How many there are."""
+        """The number of workers."""
         return int(self.process_set.size())
 
     @property
     def place(self) -> int:
-        """This worker's, from 0."""
+        """This worker's place among them, from 0."""
         return int(self.process_set.rank())
 
     @property
@@ -105,14 +106,14 @@ class Transport(abc.ABC):
         return self.workers == 1
 
     def seal(self, wire: Any, name: str, *, exact: bool) -> Sealed:
-        """Make a packed wire ready to be sent under this name; ``exact``: uncompressed."""
+        """Prepare a packed wire for sending under this name; ``exact`` means uncompressed."""
         if exact or self.compression is None or self.alone:
             return Sealed(wire, name)
         peak = self.start_numbers([self._largest(wire)], f"{name}.peak")
         return Sealed(wire, name, compressed=True, peak=peak)
 
     def start(self, sealed: Sealed) -> None:
-        """Begin the sum."""
+        """Start the sum."""
         if self.alone:
             return
         if sealed.compressed:
@@ -121,7 +122,7 @@ class Transport(abc.ABC):
         self._send(sealed)
 
     def finish(self, sealed: Sealed) -> Any:
-        """Wait for the sum; return it, in the wire's memory."""
+        """Wait for the sum, and return it in the wire's memory."""
         if not self.alone:
             with self._waiting():
                 self._receive(sealed)
@@ -143,7 +144,7 @@ class Transport(abc.ABC):
     def gather(self, numbers: Sequence[float], name: str) -> dict[int, list[float]]:
         """Every worker's numbers by its rank; ranks that have joined are left out.
 
-        An allgather written as a sum of rows, so that it works after a ``hvd.join()`` too.
+        It is an allgather written as a sum of rows, so that it also works after a ``hvd.join()``.
         """
         row = [1.0, self.ranks[self.place], *numbers]
         rows = [0.0] * (len(row) * self.workers)
@@ -161,40 +162,40 @@ class Transport(abc.ABC):
     def memory(self, room: Any, size: int, slot: int) -> Any:
         """Memory of ``size`` elements, with any contents, for one of the slots below `wires`.
 
-        One thread at a time uses it.
+        Only one thread at a time uses it.
         """
 
     @abc.abstractmethod
     def start_numbers(self, numbers: Sequence[float], name: str) -> Any:
-        """Begin the sum of plain numbers, exact to a float64 whatever the compression."""
+        """Start the sum of plain numbers, which is exact to a float64 with any compression."""
 
     @abc.abstractmethod
     def _finish_numbers(self, started: Any) -> list[float]:
-        """Wait for it."""
+        """Wait for that sum."""
 
     @abc.abstractmethod
     def range(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """A range in the framework's profiler, of what is done in this thread."""
+        """A range in the framework's profiler, for what is done in this thread."""
 
     @abc.abstractmethod
     def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """The call as another thread is to make it: it computes as in this one, in order."""
+        """The call in a form that another thread can run: it computes as in this one, in order."""
 
     @abc.abstractmethod
     def _largest(self, wire: Any) -> float:
-        """The absolute value of its largest element."""
+        """The largest absolute value of its elements."""
 
     @abc.abstractmethod
     def _send(self, sealed: Sealed) -> None:
-        """Begin the sum, of what the scaled wire is compressed to if it is to be."""
+        """Start the sum of the wire, which is scaled and compressed first if it is to be."""
 
     @abc.abstractmethod
     def _receive(self, sealed: Sealed) -> None:
-        """Wait for it, and put it into the wire's memory, decompressed and as it was scaled."""
+        """Wait for it, and put it into the wire's memory, decompressed and scaled back."""
 
 
 def scale_for(peak: float) -> float:
-    """The power of two that brings numbers up to ``peak`` near 2**15; 1 where there are none."""
-    if not 0 < peak < math.inf:  # a NaN is not
+    """The power of two that brings numbers up to ``peak`` near 2**15; 1 if there are none."""
+    if not 0 < peak < math.inf:  # also not true of a NaN
         return 1.0
     return float(2.0 ** min(math.floor(15 - math.log2(peak)), _LARGEST_POWER))

@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, not at one of ours or of a framework."""
+"""Warnings that point at the user's line, and not at one of ours or of a framework."""
 
 import sys
 import warnings
@@ -15,7 +15,7 @@ def warn(sentences: Iterable[str]) -> None:
 
 
 def _stack_level_of_user() -> int:
-    """The ``stacklevel`` from the function that calls this one."""
+    """The ``stacklevel`` of the user's line, counted from the function that calls this one."""
     frame: FrameType | None = sys._getframe(1)
     level = 1
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_USERS:

@@ -1,7 +1,8 @@
-"""What τ, α and β are in the window that begins and the one that ends: the same on every rank.
+"""τ, α and β of the window that begins and of the one that ends: the same on every rank.
 
-A user's callable is Python: it may see something that differs from rank to rank, or fail on one.
-So each worker computes what it gives before the header of a sync, and the header compares that.
+A user's callable is Python code. It may depend on something that differs between ranks, or fail on
+one of them. So each worker calls it before the header of a sync, and the header compares the
+results.
 """
 
 import zlib
@@ -18,12 +19,12 @@ PLAIN_SETTINGS = OuterSettings(slow_lr=1.0, slow_momentum=0.0, nesterov=False)
 
 
 class Settings(NamedTuple):
-    """Those of one sync.
+    """The settings of one sync.
 
     Attributes:
-        outer: α, β and the form of the outer step of each fragment, where it takes one.
+        outer: α, β and the form of the outer step of each fragment that takes one.
         periods: τ of each fragment's window that begins.
-        error: what a user's callable raised here.
+        error: the error that a user's callable raised here.
     """
 
     outer: Mapping[int, OuterSettings]
@@ -31,13 +32,13 @@ class Settings(NamedTuple):
     error: Exception | None = None
 
     def outer_step(self, fragment: int, gamma: float) -> OuterStep:
-        """That of a parameter group with this γ; the plain mean where none is to be taken."""
+        """The outer step of a parameter group with this γ; the plain mean if it takes none."""
         settings = self.outer.get(fragment)
         return PLAIN_AVERAGE if settings is None else outer_step(settings, gamma)
 
     @property
     def mark(self) -> float:
-        """What this worker writes for the others: a checksum above 0, or that it failed."""
+        """The number that this worker sends: a checksum above 0, or -1 if a callable failed."""
         if self.error is not None:
             return _FAILED
         return 1.0 + zlib.crc32(repr(self._values).encode())
@@ -48,7 +49,7 @@ class Settings(NamedTuple):
         return [sorted(self.periods.items()), outer]
 
     def said(self) -> str:
-        """As a person reads them."""
+        """The settings as text, for people."""
         parts = [f"sync_period={period}" for period in self.periods.values()]
         parts += [f"slow_lr={a}, slow_momentum={b}" for a, b, _ in self.outer.values()]
         return ", ".join(dict.fromkeys(parts))
@@ -57,12 +58,12 @@ class Settings(NamedTuple):
 def settings_of(
     config: SlowMoConfig, schedule: Schedule, fragments: Sequence[int], *, outer: bool, begins: bool
 ) -> Settings:
-    """What holds for a sync of these fragments after the step that was counted last.
+    """The settings for a sync of these fragments after the step that was counted last.
 
     Args:
         config: has the numbers and the callables.
         schedule: the counters.
-        fragments: some.
+        fragments: the fragments in the sync.
         outer: whether an outer step is taken.
         begins: whether a window begins.
     """
@@ -71,24 +72,24 @@ def settings_of(
             {f: config.outer_settings(schedule.windows[f]) for f in fragments if outer},
             {f: schedule.next_period(f) for f in fragments if begins},
         )
-    except Exception as error:  # whatever the user's callable raises: the others wait for us
+    except Exception as error:  # any error of the user's callable: the others wait for us
         return Settings({}, {}, error)
 
 
 def check_settings(
     settings: Settings, marks: Sequence[float], ranks: Sequence[int], step: int, gather: Gather
 ) -> None:
-    """Raise on every rank unless all have the same.
+    """Raise on every rank unless all ranks have the same settings.
 
     Args:
-        settings: this worker's.
-        marks: of all workers, by a collective; 0 for one that has none.
-        ranks: the global rank of each.
-        step: local steps attempted.
-        gather: a collective, to tell each other what differs.
+        settings: this worker's settings.
+        marks: the marks of all workers, from a collective; 0 for a worker that has none.
+        ranks: the global rank of each worker.
+        step: the number of local steps attempted.
+        gather: a collective, in which the ranks tell each other what differs.
 
     Raises:
-        RuntimeError: they differ, or a user's callable failed on one.
+        RuntimeError: the settings differ, or a user's callable failed on a rank.
     """
     by_rank = {rank: mark for rank, mark in zip(ranks, marks, strict=True) if mark}
     if _FAILED in by_rank.values():

@@ -1,13 +1,13 @@
-"""``import slowmo_hvd.keras as hvd`` where ``import horovod.keras as hvd`` stood.
+"""``import slowmo_hvd.keras as hvd`` in place of ``import horovod.keras as hvd``.
 
-Keras 3 is one package: what is not Horovod's here is `slowmo_hvd.tensorflow.keras`'s.
+Keras 3 is one package. So what is not Horovod's here is that of `slowmo_hvd.tensorflow.keras`.
 """
 
 # ruff: noqa: E402, F403
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_ours = importlib.import_module("slowmo_hvd.tensorflow.keras")  # says it if Horovod is not there
+_ours = importlib.import_module("slowmo_hvd.tensorflow.keras")  # raises if there is no Horovod
 
 from horovod.keras import *
 
@@ -23,4 +23,4 @@ _offer_submodules("slowmo_hvd.tensorflow.keras", __name__)
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """All else is Horovod's, which has no types."""
+        """Everything else is Horovod's, which has no types."""

@@ -1,7 +1,7 @@
-"""``import slowmo_hvd.tensorflow as hvd`` where ``import horovod.tensorflow as hvd`` stood.
+"""``import slowmo_hvd.tensorflow as hvd`` in place of ``import horovod.tensorflow as hvd``.
 
-Everything that horovod.tensorflow offers is here, submodules included; what SlowMo changes is
-ours, and what Horovod wrote for Keras 2 is written anew for Keras 3.
+It has everything that horovod.tensorflow has, including its submodules. What SlowMo changes is
+SlowMo's own, and what Horovod wrote for Keras 2 is rewritten for Keras 3.
 """
 
 # ruff: noqa: E402, F403
@@ -13,7 +13,7 @@ from slowmo_hvd.tensorflow.requirements import (
     require_keras_3_on_tensorflow as _require_keras_3_on_tensorflow,
 )
 
-# First, since on another Keras it seems as if Horovod had not been built for TensorFlow.
+# First, because with another Keras it seems as if Horovod were not built for TensorFlow.
 _require_keras_3_on_tensorflow()
 _require_horovod("tensorflow")
 
@@ -39,13 +39,13 @@ from slowmo_hvd.tensorflow.sync_batch_norm import (
     SyncBatchNormalization as SyncBatchNormalization,
 )
 
-# Not by `import`, which finds Horovod's module of this name, imported with all else above.
+# Not with `import`, which finds Horovod's module of this name: it was imported above.
 elastic = importlib.import_module(f"{__name__}.elastic")
-vars().pop("keras", None)  # Horovod's, where a script has imported that too
+vars().pop("keras", None)  # Horovod's, if a script has imported that too
 _offer_submodules("horovod.tensorflow", __name__)
 _install()
 
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """All else is Horovod's, which has no types."""
+        """Everything else is Horovod's, which has no types."""

@@ -1,4 +1,4 @@
-"""Checks of DistributedOptimizer's arguments that need Keras or TensorFlow to be made."""
+"""Checks of DistributedOptimizer's arguments that need Keras or TensorFlow."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +20,7 @@ def check_inner(optimizer: Any, distributed: type) -> None:
     """Raise unless ``optimizer`` is a Keras 3 optimizer that is not ``distributed`` yet.
 
     Raises:
-        TypeError: it is no Keras 3 optimizer.
+        TypeError: it is not a Keras 3 optimizer.
         ValueError: it is distributed already.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -36,11 +36,11 @@ def check_inner(optimizer: Any, distributed: type) -> None:
 
 
 def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
-    """Raise for keyword arguments that the outer optimizer has not.
+    """Raise for keyword arguments that the outer optimizer does not have.
 
     Raises:
-        ValueError: one that every Keras optimizer has.
-        TypeError: any other.
+        ValueError: an argument that every Keras optimizer has.
+        TypeError: any other argument.
     """
     for name, value in kwargs.items():
         if name == "use_locking" and value is False:  # of horovod.tensorflow, from TensorFlow 1
@@ -54,7 +54,7 @@ def refuse_arguments_of_the_inner(kwargs: dict[str, Any]) -> None:
 
 
 def refuse_local(what: str, given: Any) -> None:
-    """Raise ValueError if anything is ``given`` that is to remain each worker's own."""
+    """Raise ValueError if something is ``given`` that should remain each worker's own."""
     nothing = given is None or (isinstance(given, list | tuple | set) and not given)
     if not nothing:
         raise ValueError(
@@ -67,7 +67,8 @@ def check_samples(samples: Any) -> Any:
     """A number of samples as an int, or in a graph as the tensor that it is.
 
     Raises:
-        TypeError, ValueError: it is no int >= 0; of a tensor in a graph only its type is seen.
+        TypeError, ValueError: it is not an int >= 0. For a tensor in a graph, only the type is
+            checked.
     """
     if tf.is_tensor(samples):
         if not samples.dtype.is_integer or samples.shape.rank != 0:
@@ -79,8 +80,8 @@ def check_samples(samples: Any) -> Any:
 
 
 def check_trained(grads: Iterable[Any], variables: Iterable[Any]) -> None:
-    """Raise ValueError where a frozen variable has a gradient: it would not be averaged."""
-    for grad, variable in zip(grads, variables, strict=False):  # Keras compares their numbers
+    """Raise ValueError if a frozen variable has a gradient: it would not be averaged."""
+    for grad, variable in zip(grads, variables, strict=False):  # Keras compares the lengths
         if grad is not None and not variable.trainable:
             raise ValueError(
                 f"{path_of(variable)} has a gradient and trainable=False: give the gradients of "
@@ -89,7 +90,7 @@ def check_trained(grads: Iterable[Any], variables: Iterable[Any]) -> None:
 
 
 def check_device(device: Any) -> None:
-    """Raise TypeError unless ``device`` is the name of one."""
+    """Raise TypeError unless ``device`` is a str."""
     if not isinstance(device, str):
         raise TypeError(
             f"device_dense must be the name of a device, such as '/cpu:0', or '', got {device!r}"
@@ -97,7 +98,7 @@ def check_device(device: Any) -> None:
 
 
 def name_of_compression(compression: Any) -> str:
-    """The name under which `compression_by_name` finds it again."""
+    """The name by which `compression_by_name` finds it again."""
     names = ("none", "fp16")
     known = (name for name in names if getattr(hvd.Compression, name) is compression)
     return next(known, class_name(compression))
@@ -114,7 +115,7 @@ def compression_by_name(name: str) -> Any:
 
 
 def process_set_by_ranks(ranks: list[int] | None) -> Any:
-    """The process set that was saved, or ValueError if Horovod has none of these ranks."""
+    """The process set that was saved, or ValueError if Horovod has none with these ranks."""
     if ranks is None:
         return hvd.global_process_set
     known = process_sets._basics._get_process_set_ids_and_ranks()

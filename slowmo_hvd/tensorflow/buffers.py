@@ -1,4 +1,4 @@
-"""Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
+"""Line 2 of Algorithm 1: what happens to the inner optimizer's buffers when a window begins."""
 
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
@@ -14,7 +14,7 @@ from slowmo_hvd.tensorflow.second_copies import follow, second_copies
 #: Some of the model's tf.Variables, by id; None for all.
 Fragment: TypeAlias = Collection[int] | None
 
-# Their updates count no steps, so that the buffers of some weights can begin anew alone.
+# Their updates count no steps, so the buffers of some weights can be reset alone.
 _COUNT_NO_STEPS = (
     keras.optimizers.SGD,
     keras.optimizers.RMSprop,
@@ -25,7 +25,7 @@ _COUNT_NO_STEPS = (
 
 
 def check_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> None:
-    """Raise ValueError where this optimizer's buffers cannot be treated so."""
+    """Raise ValueError if this optimizer's buffers cannot be treated with this strategy."""
     if strategy == "reset" and getattr(leaf, "warmup_steps", False):  # of ScheduleFreeAdamW
         raise ValueError(
             f"buffers='reset' would take {type(leaf).__name__}'s count back before its "
@@ -35,11 +35,11 @@ def check_strategy(strategy: str, leaf: keras.optimizers.Optimizer) -> None:
 
 
 def check_pace(leaf: keras.optimizers.Optimizer, config: SlowMoConfig) -> None:
-    """Raise ValueError where an overlap or fragments do not fit this built optimizer.
+    """Raise ValueError if an overlap or fragments do not fit this built optimizer.
 
     Args:
         leaf: the optimizer.
-        config: how many steps overlap, and how many fragments there are.
+        config: the number of steps that overlap, and the number of fragments.
     """
     name = type(leaf).__name__
     if second_copies(leaf):
@@ -51,9 +51,9 @@ def check_pace(leaf: keras.optimizers.Optimizer, config: SlowMoConfig) -> None:
 class Buffers:
     """The buffers of one inner optimizer that updates variables, and what a window does to them.
 
-    A buffer is any float variable of the optimizer's but its learning rate, its average of the
-    weights (EMA), the gradients it is adding up, and a second copy of the weights: these are no
-    memory of a direction.
+    A buffer is any float variable of the optimizer, except its learning rate, its average of the
+    weights (EMA), the gradients that it adds up, and a second copy of the weights. These do not
+    remember a direction.
     """
 
     def __init__(
@@ -67,45 +67,45 @@ class Buffers:
         Args:
             leaf: the optimizer.
             strategy: "reset", "maintain" or "average".
-            add_variable: the outer optimizer's, for the step count at the last reset.
+            add_variable: the outer optimizer's method, for the step count at the last reset.
         """
         self.strategy = strategy
         self._leaf = leaf
         self._buffers = _buffers(leaf)
         self._owners = _owners(leaf)
         self._fresh: list[Any] = []
-        #: Its count of steps at the last reset.
+        #: The optimizer's count of steps at the last reset.
         self.restarted_at = native(
             add_variable(shape=(), dtype="int64", name=f"{leaf.name}_restarted_at")
         )
         _count_from(leaf, self.restarted_at)
 
     def look(self) -> None:
-        """Note what each buffer is when it is new, as soon as they have values. Eager."""
+        """Note what each buffer is when it is new, as soon as the buffers have values. Eager."""
         self._fresh = _fresh_values(self._leaf)
 
     @property
     def averaged_kinds(self) -> list[Any]:
-        """Shapes and dtypes of what is averaged."""
+        """Shapes and dtypes of the buffers that are averaged."""
         averaged = self._buffers if self.strategy == "average" else []
         return [(tuple(buffer.shape), buffer.dtype.name) for buffer in averaged]
 
     def follow(self, *, of: Fragment = None, at_start: bool = False) -> None:
-        """Put a second copy of the weights to where the weights are: of all, or of these by id."""
+        """Set a second copy of the weights to the weights: of all, or of those with these ids."""
         follow(self._leaf, of=of, at_start=at_start)
 
     def averages_of(self, weights: Collection[int]) -> list[Any]:
-        """The averages (EMA) of these weights, which are tf.Variables by id; if there are any."""
+        """The averages (EMA), if any, of these weights, given by the ids of tf.Variables."""
         pairs = zip(_averages(self._leaf), self._leaf._trainable_variables, strict=False)
         return [average for average, variable in pairs if id(native(variable)) in weights]
 
     def reset(self, fragment: Fragment = None) -> None:
-        """Leave the optimizer as if it had taken no step, but for its learning-rate schedule.
+        """Leave the optimizer as if it had taken no step, except in its learning-rate schedule.
 
-        Or no step of these weights, if it counts none, as `check_pace` has it.
+        If it counts no steps, as in `check_pace`, this can be done for some weights alone.
 
-        A step count that survived its moments would switch Adam's bias correction off; one that
-        restarted for the schedule too would rewind that.
+        If the step count were kept while the moments are reset, Adam's bias correction would be
+        off. If it restarted for the schedule too, the schedule would be rewound.
         """
         inside = {id(buffer) for buffer in self.of(fragment)}
         for buffer, value in zip(self._buffers, self._fresh, strict=True):
@@ -114,7 +114,7 @@ class Buffers:
         self.restarted_at.assign(tf.cast(self._leaf.iterations, tf.int64))
 
     def forget(self) -> None:
-        """`reset`, and also leave what else remembers weights that are not finite behind."""
+        """`reset`, and also drop everything else that remembers weights that are not finite."""
         self.reset()
         for gradient in _added_up(self._leaf):
             gradient.assign(tf.zeros_like(gradient))
@@ -124,18 +124,18 @@ class Buffers:
             average.assign(tf.cast(native(variable), average.dtype))
 
     def owner(self, buffer: Any) -> int | None:
-        """The weight to which a buffer belongs, by the id of its tf.Variable; None if to all."""
+        """The weight of a buffer, by the id of its tf.Variable; None if it belongs to all."""
         return self._owners.get(id(buffer))
 
     def of(self, fragment: Fragment) -> list[Any]:
-        """The buffers of these weights; those that belong to all are of every fragment."""
+        """The buffers of these weights. Those that belong to all weights are in every fragment."""
         if fragment is None:
             return self._buffers
         owners = {None, *fragment}
         return [buffer for buffer in self._buffers if self.owner(buffer) in owners]
 
     def touched(self) -> list[Any]:
-        """The tf.Variables that a sync may read or write, and a step uses too."""
+        """The tf.Variables that a sync may read or write, and that a step uses too."""
         others = [*_averages(self._leaf), *_added_up(self._leaf), *second_copies(self._leaf)]
         return [*self._buffers, *others, native(self._leaf._iterations)]
 
@@ -149,10 +149,10 @@ def _buffers(leaf: keras.optimizers.Optimizer) -> list[Any]:
 
 
 def _owners(leaf: keras.optimizers.Optimizer) -> dict[int, int]:
-    """The weight to which a buffer belongs, both by the id of their tf.Variables.
+    """The weight to which each buffer belongs, both by the id of their tf.Variables.
 
-    An optimizer keeps a kind of buffer in a list, in the order of the weights. What it keeps
-    otherwise belongs to all.
+    An optimizer keeps each kind of buffer in a list, in the order of the weights. Anything else
+    that it keeps belongs to all weights.
     """
     owners = {}
     weights = leaf._trainable_variables
@@ -171,7 +171,7 @@ def _averages(leaf: keras.optimizers.Optimizer) -> list[Any]:
 
 
 def _added_up(leaf: keras.optimizers.Optimizer) -> list[Any]:
-    """What has added up of each gradient, if the optimizer steps on several."""
+    """The sum so far of each gradient, if the optimizer adds up several for a step."""
     return [native(gradient) for gradient in getattr(leaf, "_accumulated_gradients", [])]
 
 
@@ -180,9 +180,9 @@ def _is_variable(value: Any) -> bool:
 
 
 def _fresh_values(leaf: keras.optimizers.Optimizer) -> list[Any]:
-    """What each buffer is when it is new: one number, or a tensor where it is not uniform.
+    """What each buffer is when it is new: one number, or a tensor if it is not uniform.
 
-    An optimizer that has taken steps is asked through a new one of its kind.
+    If the optimizer has taken steps, the values come from a new optimizer of its kind.
     """
     if int(leaf._iterations.numpy()) > 0:
         twin = type(leaf).from_config(leaf.get_config())
@@ -200,10 +200,10 @@ def _compact(buffer: Any) -> Any:
 
 
 def _count_from(leaf: keras.optimizers.Optimizer, restarted_at: Any) -> None:
-    """Have the optimizer's update see its steps since ``restarted_at``, a number of steps.
+    """Make the optimizer's update see the number of its steps since ``restarted_at``.
 
     Keras has one counter for the bias correction and for the learning-rate schedule. Only the
-    update itself, where the learning rate is known already, is given the shorter count.
+    update itself gets the shorter count, because there the learning rate is known already.
     """
     update = leaf._backend_update_step
 

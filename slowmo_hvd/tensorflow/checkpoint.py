@@ -1,7 +1,7 @@
-"""The slow state in a Keras file: an array for each name, since Keras stores nothing else.
+"""The slow state in a Keras file: an array for each name, because Keras stores nothing else.
 
-The same schema and the same check as PyTorch's, `slowmo_hvd.core.state`: what is no array there is
-JSON in an array of bytes here.
+It uses the same schema and the same check as PyTorch, `slowmo_hvd.core.state`. What is not an array
+there is JSON in an array of bytes here.
 """
 
 import json
@@ -35,10 +35,10 @@ _Array = npt.NDArray[Any]
 
 
 def save(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> None:
-    """Put all that there is to save of a built optimizer into a store of Keras.
+    """Store everything that is to be saved of a built optimizer in a store of Keras.
 
     Raises:
-        RuntimeError: a sync was broken off, and the state is that of no step.
+        RuntimeError: a sync failed partway, so the state is not that of any step.
     """
     for name, value in training.to_save():
         store[name] = np.array(value.numpy())
@@ -48,7 +48,7 @@ def save(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
 
 
 class _Large:
-    """An array in the store, read when it is asked for, so that not all are in memory at once."""
+    """An array in the store, read when it is needed, so that not all are in memory at once."""
 
     def __init__(self, store: Any, name: str) -> None:
         self._store, self._name = store, name
@@ -63,7 +63,7 @@ class _Large:
 def _readable(read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except Exception as error:  # of any type: the file's reader finds it damaged
+    except Exception as error:  # of any type: the file's reader found damage
         raise refusal(f"it cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -109,8 +109,8 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
 
 
 def _migrated(arrays: dict[str, _Array], version: int) -> dict[str, _Array]:
-    """The entries of an earlier version as those of this one."""
-    if version < 3:  # of one fragment
+    """Convert the entries of an earlier version to those of this one."""
+    if version < 3:  # had only one fragment
         of_fragments = ("window", "position", "lr_total", "lr_steps")
         lists = {name: arrays[name][np.newaxis] for name in of_fragments if name in arrays}
         arrays = {**arrays, **lists, "landing": np.zeros(1, np.int64)}
@@ -128,14 +128,14 @@ def _migrated(arrays: dict[str, _Array], version: int) -> dict[str, _Array]:
 
 
 def _in_flight(landings: _Array | None, overlap_steps: int) -> list[int]:
-    """The fragments whose averages had not landed; none where that cannot be, and is refused."""
+    """The fragments whose averages had not landed; empty if there can be none, which is refused."""
     if landings is None or landings.ndim != 1 or not overlap_steps:
         return []
     return in_flight(landings.tolist())
 
 
 def _schema(arrays: dict[str, _Array]) -> dict[str, Any]:
-    """The arrays as `slowmo_hvd.core.state` describes the slow state."""
+    """The arrays in the form in which `slowmo_hvd.core.state` describes the slow state."""
     totals = arrays["lr_total"].tolist()
     by_kind: dict[str, dict[int, _Array]] = {"anchor": {}, "momentum": {}, "launched": {}}
     for name, array in arrays.items():
@@ -176,9 +176,9 @@ def _of_inner(training: Training, inner: keras.optimizers.Optimizer) -> dict[str
 
 
 def _insist(inner: keras.optimizers.Optimizer) -> None:
-    """Have the next loading of the inner optimizers, which Keras does by itself, raise an error.
+    """Make the next loading of the inner optimizers, which Keras does by itself, raise an error.
 
-    Keras warns and leaves them as they are where the file has another number of variables.
+    If the file has another number of variables, Keras only warns and leaves them as they are.
     """
     optimizers = {id(inner): inner} | {id(leaf): leaf for leaf in leaves(inner)}
     for optimizer in optimizers.values():

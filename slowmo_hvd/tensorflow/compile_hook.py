@@ -1,10 +1,11 @@
-"""``model.compile`` makes model and optimizer known to each other.
+"""``model.compile`` tells the model and the optimizer about each other.
 
-Keras tells an optimizer nothing of the model that it is compiled with, and decides two things
-there that SlowMo must have otherwise: whether the training step becomes an XLA computation, where
-Horovod has no collectives, and that under mixed_float16 a LossScaleOptimizer comes around the
-optimizer, where it would skip SlowMo's steps on the rank that overflows alone. So ``compile`` is
-wrapped: it does what it did, and for a DistributedOptimizer of ours a few lines more.
+Keras tells an optimizer nothing about the model that it is compiled with. It also decides two
+things there that SlowMo needs otherwise. One is whether the training step becomes an XLA
+computation, in which Horovod has no collectives. The other is that under mixed_float16 it puts a
+LossScaleOptimizer around the optimizer, where it would skip SlowMo's steps only on the rank that
+overflows. So ``compile`` is wrapped. It does what it did before, and a few more lines for our
+DistributedOptimizer.
 """
 
 import functools
@@ -18,7 +19,7 @@ from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer
 
 def install() -> None:
     """Wrap the one ``compile`` that all Keras models have; a second call does nothing."""
-    # Where it is defined: Keras compares a model's compile with that, to see whether it is its own.
+    # Where it is defined: Keras compares a model's compile with it to see whether it is Keras' own.
     owner = next(cls for cls in keras.Model.__mro__ if "compile" in vars(cls))
     original = vars(owner)["compile"]
     if hasattr(original, "_before_slowmo"):

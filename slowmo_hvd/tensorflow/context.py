@@ -1,4 +1,4 @@
-"""Where a step can be taken: eagerly or in a ``tf.function``, and nowhere else."""
+"""Where a step can be taken: eagerly or in a ``tf.function``, and not anywhere else."""
 
 import sys
 from collections.abc import Iterable
@@ -18,8 +18,9 @@ _DEPTH = 8  # frames of Keras and TensorFlow between a LossScaleOptimizer and us
 def check_context() -> None:
     """Raise ValueError where a sync could not be carried out, or not by all ranks.
 
-    That is under a tf.distribute strategy, inside an XLA computation, inside a LossScaleOptimizer,
-    which skips its optimizer on the rank that overflows alone, and in a graph of TensorFlow 1.
+    That is the case under a tf.distribute strategy, inside an XLA computation, in a graph of
+    TensorFlow 1, and inside a LossScaleOptimizer, which skips its optimizer only on the rank that
+    overflows.
     """
     with tf.init_scope():
         if not tf.executing_eagerly():
@@ -48,20 +49,21 @@ def refuse_strategy() -> None:
 
 
 def initialised(variables: Iterable[Any]) -> bool:
-    """Whether the variables have values: not so while a ``tf.function`` that makes them is traced.
+    """Whether the variables have values. Not while a ``tf.function`` that makes them is traced.
 
-    TensorFlow traces such a function twice: first to have the variables, to which it then gives
-    their first values; and again, when no more can be made, for the graph that it runs.
+    TensorFlow traces such a function twice. The first trace makes the variables, which then get
+    their first values. The second trace, in which no variables can be made, makes the graph that
+    runs.
     """
     with tf.init_scope():
         return all(bool(native(variable).is_initialized().numpy()) for variable in variables)
 
 
 def traced_for_making_variables() -> None:
-    """Make the graph one that must not run, in the first of the two traces.
+    """Turn the graph of the first of the two traces into one that must not run.
 
-    It would run where a variable's first value depends on the function's arguments, and where the
-    step is in a ``tf.function`` of its own inside the one that makes the variables.
+    It would run if a variable's first value depends on the function's arguments, or if the step is
+    in its own ``tf.function`` inside the one that makes the variables.
     """
     tf.debugging.Assert(
         False,

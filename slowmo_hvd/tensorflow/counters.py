@@ -1,7 +1,7 @@
 """The schedule's counters in variables: a graph counts in them, and they are saved.
 
-So steps are counted alike eagerly, in ``tf.function``, in ``fit`` and with several steps an
-execution.
+So steps are counted in the same way eagerly, in ``tf.function``, in ``fit``, and with more than one
+step per execution.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from slowmo_hvd.tensorflow.native import native
 
 
 class Counters:
-    """Those of one optimizer.
+    """The counters of one optimizer.
 
     Args:
-        config: τ and the rest.
+        config: τ and the other settings.
         groups: the number of parameter groups.
-        passes: the gradients that add up before each step.
-        add_variable: makes a variable of the outer optimizer's.
+        passes: the number of gradients that add up before each step.
+        add_variable: makes a variable of the outer optimizer.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Counters:
         self._samples = counter("samples", (fragments,))  # n of each fragment's window so far
 
     def named(self) -> dict[str, Any]:
-        """All of them, as tf.Variables, by the names under which they are saved."""
+        """All counters as tf.Variables, by the names under which they are saved."""
         named = {
             "step": self.step,
             "window": self._window,
@@ -72,7 +72,7 @@ class Counters:
         return named if self._attempt is None else {**named, "attempt": self._attempt}
 
     def begin_afresh(self) -> None:
-        """As if no step had been taken. Eager."""
+        """Go back to no step taken. Eager."""
         for variable in self.named().values():
             variable.assign(tf.zeros_like(variable))
         fresh = Schedule(self._config)
@@ -80,7 +80,7 @@ class Counters:
         self._period.assign(fresh.periods)
 
     def if_a_step(self, then: Callable[[], None]) -> None:
-        """Count a gradient, and go on where enough have added up for a step."""
+        """Count a gradient, and call ``then`` if enough have added up for a step."""
         if self._attempt is None:
             then()
             return
@@ -89,14 +89,14 @@ class Counters:
         tf.cond(moves, then, lambda: None)
 
     def contribute(self, samples: Any) -> None:
-        """Count samples of the step to come."""
+        """Count samples of the next step."""
         self._samples.assign_add(tf.fill(self._samples.shape, tf.cast(samples, tf.int64)))
 
     def count(self, schedule: Schedule, learning_rates: Any, counts: Any) -> Any:
-        """Count a step; return whether something is due after it.
+        """Count a step; return whether anything is due after it.
 
         Args:
-            schedule: says what is.
+            schedule: decides what is due.
             learning_rates: γ of each group in this step, a float64 tensor.
             counts: whether the step counts.
         """
@@ -113,7 +113,7 @@ class Counters:
         return counts & tf.reduce_any(ending | landing)
 
     def take(self, schedule: Schedule) -> tuple[list[list[MeanLearningRate]], list[int]]:
-        """Have the schedule be where these are; return learning rates and samples. Eager."""
+        """Set the schedule to these counters; return learning rates and samples. Eager."""
         schedule.step = int(self.step)
         schedule.windows = self._window.numpy().tolist()
         schedule.positions = self._position.numpy().tolist()
@@ -127,7 +127,7 @@ class Counters:
     def give(
         self, schedule: Schedule, rates: list[list[MeanLearningRate]], samples: list[int]
     ) -> None:
-        """Be where the schedule is, after a sync. Eager."""
+        """Set these counters to the schedule's, after a sync. Eager."""
         self._window.assign(schedule.windows)
         self._position.assign(schedule.positions)
         self.landing.assign(schedule.landings)

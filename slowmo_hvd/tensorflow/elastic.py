@@ -1,10 +1,10 @@
-"""Horovod's elastic training: state that survives the loss and the arrival of workers.
+"""Horovod's elastic training: state that survives when workers are lost or arrive.
 
-`run` and the states are replaced. Horovod's ``run`` does not survive a loss in the middle of
-``sync``, and takes an UnknownError of TensorFlow's that is not Horovod's for the end of the
-training. Of its states, on Keras 3 ``TensorFlowKerasState`` fails where it
-asks the optimizer for its variables, and ``TensorFlowState`` broadcasts when it is made, which a
-worker that arrives later does alone, and never in ``sync``.
+`run` and the states are replaced. Horovod's ``run`` does not survive the loss of a worker in the
+middle of ``sync``, and takes an UnknownError of TensorFlow's that is not Horovod's for the end of
+the training. On Keras 3 Horovod's ``TensorFlowKerasState`` fails when it asks the optimizer for its
+variables. Horovod's ``TensorFlowState`` broadcasts when it is made, which a worker that arrives
+later does alone, and never broadcasts in ``sync``.
 """
 
 import contextlib
@@ -34,8 +34,9 @@ _COLLECTIVES = ("HorovodAllreduce", "HorovodAllgather", "HorovodBroadcast")
 def run(func: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate the training function, whose first argument is the elastic state.
 
-    In the place of ``horovod.tensorflow.elastic.run``. The function is called again, with the state
-    as last committed, after the loss of a worker, and with everyone's state after an arrival.
+    It replaces ``horovod.tensorflow.elastic.run``. After a worker is lost, the function is called
+    again with the state that was last committed. After a worker arrives, it is called again with
+    the workers' current state.
     """
 
     @functools.wraps(func)
@@ -49,7 +50,7 @@ def run(func: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _lost_workers_recoverable() -> Iterator[None]:
-    """Raise what TensorFlow makes of a failed collective as what Horovod recovers from."""
+    """Turn TensorFlow's error for a failed collective into one from which Horovod recovers."""
     try:
         yield
     except tf.errors.UnknownError as error:
@@ -59,7 +60,7 @@ def _lost_workers_recoverable() -> Iterator[None]:
 
 
 class _VariablesState(ObjectState):  # type: ignore[misc]
-    """Variables and, as attributes, plain objects, with a copy of both as last committed."""
+    """Variables, plain objects as attributes, and a copy of both as they were last committed."""
 
     def __init__(self, **kwargs: Any) -> None:
         self._values: list[Any] = []
@@ -67,7 +68,7 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
         super().__init__(bcast_object=hvd.broadcast_object, get_rank=hvd.rank, **kwargs)
 
     def _saved_variables(self) -> Sequence[Any]:
-        """All that a restore must bring back."""
+        """All variables that a restore must bring back."""
         raise NotImplementedError
 
     def _broadcast(self) -> None:
@@ -80,16 +81,16 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
         super().save()
 
     def restore(self) -> None:
-        """Bring variables and objects back to what was last saved or synchronized."""
+        """Set variables and objects back to what was last saved or synchronized."""
         variables = self._saved_variables()
         for training in trainings_of(list(map(native, variables))):
-            training.engine.mend()  # nothing writes into what is restored now
+            training.engine.mend()  # after this, nothing else writes into these variables
         for variable, value in zip(variables, self._values, strict=True):
             variable.assign(value)
         super().restore()
 
     def sync(self) -> None:
-        """Give every rank rank 0's variables and objects, and save them. A collective."""
+        """Give every rank the variables and objects of rank 0, and save them. A collective."""
         with _lost_workers_recoverable():
             self._broadcast()
             self._save_variables()
@@ -99,22 +100,22 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
         variables = list(map(native, self._saved_variables()))
         for training in trainings_of(variables):
             training.engine.settle()
-        # numpy() of a variable on the CPU may be its own memory, which the next step overwrites.
+        # On the CPU, numpy() may return the variable's own memory, which the next step overwrites.
         self._values = [np.array(variable.numpy(), copy=True) for variable in variables]
 
 
 class TensorFlowKerasState(_VariablesState):
-    """A Keras model and its optimizer in elastic training, slow state and all.
+    """A Keras model and its optimizer in elastic training, including the slow state.
 
-    In the place of ``horovod.tensorflow.elastic.TensorFlowKerasState``. The states of the model's
-    random generators are saved and restored, but remain each worker's own in ``sync``.
+    It replaces ``horovod.tensorflow.elastic.TensorFlowKerasState``. The states of the model's
+    random generators are saved and restored, but ``sync`` leaves them to each worker.
 
     Args:
         model: a built Keras model.
-        optimizer: its optimizer, where it is not compiled into the model. It is built if it is
-            not yet.
+        optimizer: its optimizer, if the model is not compiled with it. It is built if it is not
+            built yet.
         backend: not used; Horovod needs it for TensorFlow 1.
-        **kwargs: what else to save and synchronize, as attributes of this object.
+        **kwargs: other objects to save and synchronize, as attributes of this object.
 
     Raises:
         ValueError: the model is not built, or there is no optimizer.
@@ -153,15 +154,15 @@ class TensorFlowKerasState(_VariablesState):
 class TensorFlowState(_VariablesState):
     """Variables in elastic training.
 
-    In the place of ``horovod.tensorflow.elastic.TensorFlowState``.
+    It replaces ``horovod.tensorflow.elastic.TensorFlowState``.
 
     Args:
-        variables: Keras variables or tf.Variables; with TensorFlow 2 there is no default.
+        variables: Keras variables or tf.Variables. With TensorFlow 2 there is no default.
         session: must be None; Horovod needs it for TensorFlow 1.
-        **kwargs: what else to save and synchronize, as attributes of this object.
+        **kwargs: other objects to save and synchronize, as attributes of this object.
 
     Raises:
-        ValueError: no variables are given, or a session is.
+        ValueError: no variables are given, or a session is given.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Many numbers in a few variables, end to end, of which slices are read and written."""
+"""Many numbers end to end in a few variables, of which slices are read and written."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -7,20 +7,20 @@ import tensorflow as tf
 
 from slowmo_hvd.tensorflow.native import native
 
-_CHUNK = 2**22  # elements of one variable at the most
+_CHUNK = 2**22  # the largest number of elements in one variable
 
 
 class Flat:
     """One long vector, in variables of a bounded size.
 
-    A variable is always assigned as a whole. TensorFlow can write into a part of one, but copies
-    all of it in every reading that comes after.
+    A variable is always assigned as a whole. TensorFlow can write into a part of a variable, but
+    then copies all of it in every later read.
 
     Args:
-        size: elements.
-        dtype: of them.
-        name: of the variables; the second and further ones have a number after it.
-        add_variable: the optimizer's.
+        size: the number of elements.
+        dtype: the dtype of the elements.
+        name: the name of the variables; the second and later ones have a number after it.
+        add_variable: the optimizer's method.
     """
 
     def __init__(self, size: int, dtype: str, name: str, add_variable: Callable[..., Any]) -> None:
@@ -37,7 +37,7 @@ class Flat:
         ]
 
     def read(self, inside: slice) -> Any:
-        """A slice of the elements, a tensor."""
+        """A slice of the elements, as a tensor."""
         start, stop = inside.start, inside.stop
         parts = []
         while start < stop:
@@ -50,7 +50,7 @@ class Flat:
         return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
 
     def whole(self, inside: slice) -> Any | None:
-        """The variable with just these elements, if there is one."""
+        """The variable that has exactly these elements, if there is one."""
         index, begin = divmod(inside.start, _CHUNK)
         if begin or index >= len(self.variables):
             return None
@@ -58,9 +58,9 @@ class Flat:
         return variable if inside.stop - inside.start == variable.shape[0] else None
 
     def write(self, updates: Iterable[tuple[slice, Any]]) -> None:
-        """Put values into slices that do not overlap, in order.
+        """Write values into slices that do not overlap, in order.
 
-        Each is asked for when it is its turn, so that no more than one variable's are in memory.
+        Each is asked for in its turn, so that only one variable's values are in memory.
         """
         index = 0
         parts: list[tuple[int, int, Any]] = []
@@ -78,7 +78,7 @@ class Flat:
         self._write(index, parts)
 
     def _write(self, index: int, parts: Sequence[tuple[int, int, Any]]) -> None:
-        """Put values into one variable: where they begin and end in it, and they."""
+        """Write values into one variable. Each part is its begin and end there, and its values."""
         if not parts:
             return
         variable, pieces, reached = self.variables[index], [], 0

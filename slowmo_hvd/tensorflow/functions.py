@@ -1,4 +1,4 @@
-"""Horovod's functions on variables, for those of Keras 3 too."""
+"""Horovod's functions for variables, which here also take those of Keras 3."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.training import trainings_of
 from slowmo_hvd.tensorflow.transport import run_once
 
-_CHUNK = 64 * 2**20  # bytes that travel at once; a few times as much is their temporary memory
+_CHUNK = 64 * 2**20  # bytes that travel at once; they need a few times as much temporary memory
 _HOROVODS = (tf.uint8, tf.int8, tf.int32, tf.int64, tf.float16, tf.float32, tf.float64, tf.bool)
 
 
@@ -26,21 +26,22 @@ def broadcast_variables(
 ) -> Any:
     """Give every rank the root's values of these variables, eagerly or in a graph.
 
-    In the place of ``horovod.tensorflow.broadcast_variables``, which takes no variables of
-    Keras 3. It also pairs the ranks' variables by name, though a layer that Keras names gets
-    another name on a rank that has built a model before, and two may have one name: here they
-    pair by their order. And it takes all dtypes that have bytes, bfloat16 and uint32 among them.
-    A DistributedOptimizer among whose variables these are, and which has taken steps, agrees on
-    one start anew: a rank may have taken none, after ``hvd.join()`` say. A collective over the
-    process set.
+    It replaces ``horovod.tensorflow.broadcast_variables``, which does not take variables of Keras 3
+    and pairs the ranks' variables by name. But Keras gives a layer another name on a rank that has
+    built a model before, and two variables can have the same name. So here variables are paired by
+    their order. All dtypes with a fixed size in bytes work, including bfloat16 and uint32.
+
+    If the variables include those of a DistributedOptimizer that has taken steps, its ranks then
+    agree on one start again: a rank may have taken no steps, for example after ``hvd.join()``. A
+    collective over the process set.
 
     Args:
-        variables: Keras variables or tf.Variables: on every rank as many, in the same order, of
-            the same shapes and dtypes.
-        root_rank: the global rank whose values all take.
+        variables: Keras variables or tf.Variables; on every rank the same number, in the same
+            order, with the same shapes and dtypes.
+        root_rank: the global rank whose values all ranks take.
         process_set: the ranks that take part.
-        inplace: write into the variables' own memory, also in a graph, which needs no more of it,
-            but takes only Horovod's own dtypes.
+        inplace: whether to write into the variables' own memory, also in a graph. This needs no
+            extra memory, but works only with the dtypes that Horovod supports.
 
     Returns:
         None, or in a graph of TensorFlow 1 the operation that does it.
@@ -51,13 +52,13 @@ def broadcast_variables(
     if not tf.executing_eagerly():
         return None if tf.inside_function() else done
     for training in trainings_of(natives):
-        if training.begun:  # rank-equal, since the count of steps has just been broadcast
+        if training.begun:  # equal on every rank: the step count was just broadcast
             training.agree_after_broadcast()
     return None
 
 
 def broadcast_values(natives: Sequence[Any], root_rank: int, process_set: Any) -> Any:
-    """Give every rank the root's values of these tf.Variables, and no more. A collective.
+    """Give every rank the root's values of these tf.Variables, and do nothing else. A collective.
 
     Returns:
         None, or in a graph the operation that does it.
@@ -66,8 +67,8 @@ def broadcast_values(natives: Sequence[Any], root_rank: int, process_set: Any) -
         return _broadcast_in_graph(natives, root_rank, process_set)
     horovods = [variable for variable in natives if variable.dtype in _HOROVODS]
     others = [variable for variable in natives if variable.dtype not in _HOROVODS]
-    # In place, since there Horovod takes many at once, and by names, without a graph. It makes a
-    # copy first where somebody still reads the old value.
+    # In place, because there Horovod takes many at once, by name and without a graph. It first
+    # makes a copy of a variable whose old value is still being read.
     _broadcast_inplace(horovods, root_rank, process_set)
     for index, chunk in enumerate(_chunks(others)):
         send = partial(_send, index=index, root_rank=root_rank, process_set=process_set)
@@ -90,7 +91,7 @@ def _broadcast_in_graph(natives: Sequence[Any], root_rank: int, process_set: Any
     done = []
     for index, chunk in enumerate(_chunks(natives)):
         wire = _joined(chunk)
-        with tf.compat.v1.name_scope(None):  # where the graph keeps names apart
+        with tf.compat.v1.name_scope(None):  # where the graph makes names unique
             received = _send(wire, index, root_rank, process_set)
         done += _assign_bytes(chunk, received)
     return tf.group(*done)
@@ -114,11 +115,11 @@ def _broadcast_inplace(variables: Iterable[Any], root_rank: int, process_set: An
 
 
 def join() -> Any:
-    """Say that this rank has no more batches, and wait until all ranks do; others train on.
+    """Tell the other ranks that this one has no more batches, and wait until all ranks have joined.
 
-    In the place of ``horovod.tensorflow.join``, whose second call in a process returns at once
-    when it is made eagerly: TensorFlow takes an operation without inputs for a constant. What is
-    under way with an overlap lands first.
+    The other ranks train on. It replaces ``horovod.tensorflow.join``, whose second eager call in a
+    process returns at once, because TensorFlow takes an operation without inputs for a constant.
+    With an overlap, the averages that are under way land first.
 
     Returns:
         The rank that joined last, an int32 tensor.
@@ -131,10 +132,10 @@ def join() -> Any:
 
 
 def shared_variables(model: Any) -> list[Any]:
-    """The model's variables that workers share: all but the states of its random generators.
+    """The model's variables that workers share: all except the states of its random generators.
 
-    Keras 3 counts those among the variables. With one state for all, every worker would drop the
-    same units.
+    Keras 3 counts these states among the variables. If all workers had the same state, every worker
+    would drop the same units.
     """
     own = {
         id(native(generator.state))
@@ -145,7 +146,7 @@ def shared_variables(model: Any) -> list[Any]:
 
 
 def _chunks(variables: Iterable[Any]) -> Iterator[list[Any]]:
-    """The variables in order, as many at once as have `_CHUNK` bytes, but always one."""
+    """The variables in order, in lists of up to `_CHUNK` bytes, with at least one in each."""
     chunk: list[Any] = []
     total = 0
     for variable in variables:
@@ -159,7 +160,7 @@ def _chunks(variables: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def _size(variable: Any) -> int:
-    """Bytes."""
+    """The variable's size in bytes."""
     return int(variable.shape.num_elements()) * int(variable.dtype.size)
 
 

@@ -1,4 +1,4 @@
-"""``hvd.DistributedGradientTape``, so that Horovod's scripts run: gradients stay local."""
+"""``hvd.DistributedGradientTape`` for Horovod's scripts. Gradients stay local."""
 
 from functools import partial
 from typing import Any
@@ -10,20 +10,19 @@ from slowmo_hvd.tensorflow.training import Training
 
 
 def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-    """The tape itself, in the place of ``horovod.tensorflow.DistributedGradientTape``.
+    """Return the tape itself. This replaces ``horovod.tensorflow.DistributedGradientTape``.
 
-    Horovod's averages gradients in every step. Under SlowMo each worker steps on its own, and the
-    optimizer brings the workers together.
+    Horovod's tape averages gradients in every step. With SlowMo each worker takes its own steps,
+    and the optimizer averages the workers.
 
     Args:
         gradtape: the tape.
-        args: Horovod's further arguments, about the sending of gradients: without effect.
-        kwargs: likewise.
+        args: Horovod's other arguments, about how to send gradients. They have no effect.
+        kwargs: the same.
 
     Raises:
-        TypeError: ``gradtape`` is no tape.
-        ValueError: there is no DistributedOptimizer, so that nothing would bring the workers
-            together.
+        TypeError: ``gradtape`` is not a tape.
+        ValueError: there is no DistributedOptimizer, so nothing would average the workers.
     """
     if not isinstance(gradtape, tf.GradientTape):
         raise TypeError(f"gradtape must be a tf.GradientTape, got {gradtape!r}")
@@ -39,7 +38,7 @@ def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any
 def PartialDistributedGradientTape(  # noqa: N802
     gradtape: tf.GradientTape, *args: Any, **kwargs: Any
 ) -> Any:
-    """As `DistributedGradientTape`; layers of one worker alone are refused.
+    """`DistributedGradientTape`, which refuses layers that belong to one worker alone.
 
     Raises:
         ValueError: ``local_layers`` are given. SlowMo averages all variables of its optimizer.

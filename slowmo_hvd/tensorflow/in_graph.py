@@ -1,8 +1,9 @@
-"""Python in a graph: it takes over while the graph waits, and holds none of TensorFlow's threads.
+"""Python in a graph: it runs while the graph waits, and holds none of TensorFlow's threads.
 
-A ``tf.py_function`` that waited would hold one. Where there is no other, as on a machine of one
-core, the collectives that it waits for would never run. So one starts the work in a thread, the
-graph waits in a queue, which holds nothing, and a second raises what the work has raised.
+A ``tf.py_function`` that waited would hold a thread. If there is no other, as on a machine with one
+core, the collectives that it waits for would never run. So one ``tf.py_function`` starts the work
+in a thread, the graph waits in a queue, which holds no thread, and a second one raises the errors
+of the work.
 """
 
 import contextlib
@@ -19,12 +20,12 @@ from slowmo_hvd.core.flight import UnderWay
 class InGraph:
     """Work for graphs, one piece at a time.
 
-    It keeps nothing alive: TensorFlow keeps for good what a ``tf.py_function`` calls.
+    It keeps nothing alive: TensorFlow never frees what a ``tf.py_function`` calls.
 
     Args:
-        check: a method that may refuse the work, before it has begun. It is called with the values
-            of the arguments, as eager tensors.
-        work: the method that does it, called with the same.
+        check: a method that can refuse the work before it begins. It is called with the values of
+            the arguments, as eager tensors.
+        work: the method that does the work, called with the same values.
     """
 
     def __init__(self, check: Callable[..., None], work: Callable[..., None]) -> None:
@@ -47,7 +48,7 @@ class InGraph:
 
     def _begin(self, *arguments: Any) -> None:
         if self._running is not None:
-            # An error elsewhere has ended the step that began it, and nobody has waited for it.
+            # An error elsewhere ended the step that began this work, and nothing has waited for it.
             with contextlib.suppress(Exception):
                 self._running.result()
             if int(self._done.size()) > 0:
@@ -70,16 +71,16 @@ class InGraph:
 
 @contextlib.contextmanager
 def in_order(variables: Sequence[Any]) -> Iterator[None]:
-    """Have the graph order what is made inside with all else that uses these tf.Variables.
+    """Make the graph order what is made inside with all other uses of these tf.Variables.
 
-    TensorFlow orders operations by the handles that they are given, and takes one that does nothing
-    but pass them on for one that writes. So there is such a one before and one after. The handles
-    could go into the branch that uses them; but to make a branch of hundreds takes longer.
+    TensorFlow orders operations by their handles, and treats an operation that only passes handles
+    on as one that writes. So there is such an operation before and one after. The handles could be
+    inputs of the branch that uses them, but a branch with hundreds of inputs takes longer to make.
     """
     if tf.executing_eagerly():
         yield
         return
-    by_device: dict[str, list[Any]] = {}  # an operation has but one
+    by_device: dict[str, list[Any]] = {}  # an operation has only one
     for variable in variables:
         by_device.setdefault(variable.device, []).append(variable.handle)
     graph = tf.compat.v1.get_default_graph()

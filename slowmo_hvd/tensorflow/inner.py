@@ -14,10 +14,10 @@ from slowmo_hvd.tensorflow.transport import Transport
 
 
 class Inner:
-    """See `slowmo_hvd.core.ports.Inner`. The buffers exist from the start: there is no news.
+    """See `slowmo_hvd.core.ports.Inner`. The buffers exist from the start, so there is never news.
 
     Attributes:
-        buffers: those of each inner optimizer that updates variables.
+        buffers: the buffers of each inner optimizer that updates variables.
         frozen: the ids of the tf.Variables that are not trained, whose buffers do not travel.
     """
 
@@ -42,29 +42,29 @@ class Inner:
         ]
 
     def finite(self) -> bool:
-        """Whether all that this worker would send is."""
-        # Not their norms: Adam's second moments have no squares in float32.
+        """Whether everything that this worker would send is finite."""
+        # Sums and not norms: the squares of Adam's second moments do not fit float32.
         sums_ = [tf.cast(tf.reduce_sum(buffer), tf.float64) for buffer in self.averaged(None)]
         return bool(tf.reduce_all(tf.math.is_finite(sums_))) if sums_ else True
 
     def has_news(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def cross(
         self, slow: Any, fragments: Collection[int], *, sound: bool, opens_window: bool
     ) -> "_Crossing":
-        """Come to a sync."""
+        """Begin a sync."""
         fragment = None if len(fragments) == len(slow.parts) else slow.variables_in(fragments)
         return _Crossing(self, fragment, sound=sound, opens_window=opens_window)
 
     def stop(self, slow: Any, *, sound: bool) -> NoCrossing:
-        """Come to where variables stop being trained: copies of the weights follow alone."""
+        """Begin when variables stop being trained: only copies of the weights follow."""
         return NoCrossing(sound)
 
 
 class _Crossing:
-    """The way through one sync."""
+    """The inner optimizers' part in one sync."""
 
     changed = False
 
@@ -77,7 +77,7 @@ class _Crossing:
         self._opens_window = opens_window
 
     def loads(self, roll: RollCall, name: str, *, news: bool) -> Iterator[Load]:
-        """The buffers become the mean of the sound workers', and theirs alone."""
+        """Set the buffers of sound workers, and only theirs, to the mean over these workers."""
         variables = self._inner.averaged(self._fragment)
 
         def land(index: int, total: Any) -> None:

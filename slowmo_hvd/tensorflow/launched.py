@@ -1,4 +1,4 @@
-"""The slow state where local steps go on while an average is under way."""
+"""The slow state when local steps go on while an average is under way."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -14,16 +14,16 @@ from slowmo_hvd.tensorflow.tensors import SlowModel
 
 
 class OverlappedModel(SlowModel):
-    """A slow model whose averages are launched and land. It has one copy more of the variables."""
+    """A slow model whose averages are launched and land, with one more copy of the variables."""
 
     def __init__(self, groups: Any, add_variable: Callable[..., Any], **settings: Any) -> None:
-        """As a `SlowModel`."""
+        """Make room for the slow state, as in `SlowModel`, and for the values at a launch."""
         super().__init__(groups, add_variable, **settings)
         fragments = range(len(self.parts))
         self.launched = [Launched(self, fragment, add_variable) for fragment in fragments]
 
     def train(self, frozen: Collection[int]) -> None:
-        """Synchronise all variables but those at these positions."""
+        """Synchronise all variables except those at these positions."""
         before = self.plan
         super().train(frozen)
         if self.plan is not before:
@@ -31,13 +31,13 @@ class OverlappedModel(SlowModel):
                 launched.train_as(self)
 
     def launch(self, fragment: int) -> "Launched":
-        """Remember where x^i is; return what has the displacements from there."""
+        """Remember where x^i is; return an object with the displacements from there."""
         launched: Launched = self.launched[fragment]
         launched.remember()
         return launched
 
     def return_to_anchor(self, fragment: int) -> None:
-        """Put x^i back to x_{t,0}."""
+        """Set x^i back to x_{t,0}."""
         for bucket in self.buckets_of(fragment):
             self._restart(bucket)
         self.launched[fragment].remember()
@@ -51,15 +51,15 @@ class OverlappedModel(SlowModel):
         self.drop(fragment)
 
     def drop(self, fragment: int) -> None:
-        """Forget a launch. The variables stay, and are the same on all ranks again: zeros."""
+        """Forget a launch. Its variables stay, as zeros, and are the same on all ranks again."""
         self.launched[fragment].forget()
 
 
 class Launched(SlowModel):
-    """x^i of one fragment as it was at the launch of its average, while local steps go on.
+    """x^i of one fragment as it was when its average was launched, while local steps go on.
 
-    See `slowmo_hvd.core.ports.Slow`: its outer steps move anchor and momentum alone. Another thread
-    may use it.
+    See `slowmo_hvd.core.ports.Slow`: its outer steps change only anchor and momentum. Another
+    thread can use it.
     """
 
     def __init__(self, slow: SlowModel, fragment: int, add_variable: Callable[..., Any]) -> None:
@@ -77,7 +77,7 @@ class Launched(SlowModel):
         self._graphs, self._calls = {}, {}
 
     def train_as(self, slow: SlowModel) -> None:
-        """Have its buckets be those of ``slow``."""
+        """Use the buckets of ``slow``."""
         self.plan, self._graphs, self._calls = slow.plan, {}, {}
 
     def remember(self) -> None:
@@ -85,7 +85,7 @@ class Launched(SlowModel):
         self._remembers()
 
     def forget(self) -> None:
-        """Leave zeros."""
+        """Set the values to zeros."""
         for flat in self._flats.values():
             for variable in flat.variables:
                 variable.assign(tf.zeros_like(variable))
@@ -101,12 +101,12 @@ class Launched(SlowModel):
         return self._flats[slot.room].read(self._inside(slot))
 
     def steps_of(self, slot: SlowVariable) -> Any:
-        """How far a variable has come since the launch, flat."""
+        """How far a variable has moved since the launch, flat."""
         now = tf.cast(tf.reshape(native(slot.variable), [-1]), slot.room.wire)
         return now - tf.cast(self.at_launch(slot), slot.room.wire)
 
     def set_at_launch(self, values: Any) -> None:
-        """Take what `saved` gave for the values at the launch, by the same names."""
+        """Take the values at the launch from what `saved` gave, by the same names."""
         for room, flat in self._flats.items():
             flat.write(
                 (self._inside(slot), flat_tensor(values[f"launched.{position}"], room.dtype))
@@ -126,4 +126,4 @@ class Launched(SlowModel):
         return [self._read(bucket.room, run.start, run.stop) for run in bucket.runs]
 
     def _restart(self, bucket: Bucket, since: Any = None) -> None:
-        """Not these values: they are of the launch."""
+        """Do nothing: these are the values at the launch."""

@@ -19,8 +19,8 @@ def leaves(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optim
 def groups_of(optimizer: keras.optimizers.Optimizer) -> Groups:
     """The built optimizer's leaves that have variables, each with its own.
 
-    Without those that Keras overwrites with what stands for their gradient: they are no weights,
-    but scales that float8 training measures on each worker.
+    This leaves out variables that Keras overwrites with what replaces their gradient. They are not
+    weights, but scales that float8 training measures on each worker.
     """
     pairs = [
         (
@@ -37,10 +37,10 @@ def groups_of(optimizer: keras.optimizers.Optimizer) -> Groups:
 
 
 def accumulation_steps(groups: Groups) -> int:
-    """How many gradients the leaves add up before each of their steps.
+    """The number of gradients that the leaves add up before each of their steps.
 
     Raises:
-        ValueError: leaves of a MultiOptimizer add up different numbers of them.
+        ValueError: leaves of a MultiOptimizer add up different numbers.
     """
     numbers = {int(leaf.gradient_accumulation_steps or 1) for leaf, _ in groups}
     if len(numbers) > 1:

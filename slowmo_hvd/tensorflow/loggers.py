@@ -1,4 +1,4 @@
-"""Sync hooks that write records down, each registered in one line: ``hvd.loggers``."""
+"""Sync hooks that write records, each registered with one line: ``hvd.loggers``."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ __all__ = ["csv", "json_lines", "tensorboard", "wandb"]
 
 
 def tensorboard(optimizer: Any, writer: Any) -> Any:
-    """Write scalars of each sync, as ``slowmo/drift`` and so on, for TensorBoard.
+    """Write scalars of each sync for TensorBoard, as ``slowmo/drift`` and so on.
 
     Args:
         optimizer: a DistributedOptimizer. Call this on every rank.
         writer: a folder, or what ``tf.summary.create_file_writer`` returned.
 
     Returns:
-        A handle whose ``remove()`` ends that.
+        A handle whose ``remove()`` stops this.
     """
     return attach(optimizer, _TensorBoard(writer))
 
@@ -38,4 +38,4 @@ class _TensorBoard:
         with self._writer.as_default():
             for name, value in named(record).items():
                 tf.summary.scalar(name, value, record.step)
-        self._writer.flush()  # so that a run that dies has left all
+        self._writer.flush()  # so that nothing is lost if the run dies

@@ -1,4 +1,4 @@
-"""Sums of many variables that are no weights, in buckets: the inner optimizer's, or a model's."""
+"""Sums of many variables in buckets that are not weights: the inner optimizer's or a model's."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -22,11 +22,11 @@ def sums(
     """The loads that sum variables over the workers, uncompressed.
 
     Args:
-        variables: tf.Variables of floating point, the same on every rank in the same order.
-        given: the positions of those that this worker adds; of the others it adds zeros.
-        land: takes a position and its sum, of the variable's shape.
-        bucket_bytes: of a bucket, at the most.
-        wide: in float64 whatever the dtype.
+        variables: floating-point tf.Variables, the same on every rank in the same order.
+        given: the positions of those that this worker adds; for the others it adds zeros.
+        land: called with a position and its sum, which has the variable's shape.
+        bucket_bytes: the largest size of a bucket.
+        wide: whether to sum in float64 whatever the dtype.
     """
     leaves = {}
     for index, variable in enumerate(variables):
@@ -46,7 +46,7 @@ def sums(
 
 
 class _Sum:
-    """A bucket of them."""
+    """A bucket of these variables."""
 
     exact = True  # Adam divides by second moments, which half precision rounds to 0
 
@@ -80,16 +80,16 @@ class _Sum:
 
 
 def average(variables: Sequence[Any], transport: Transport, name: str, bucket_bytes: int) -> None:
-    """Make each of these variables its mean over the workers where it is finite. A collective.
+    """Set each of these variables to its mean over the workers where it is finite. A collective.
 
-    The sum of equal float32 numbers, and its quotient, are exact in the float64 on the wire:
-    values that agree keep every bit. A rank that has joined (``hvd.join()``) counts for nothing.
+    The sum of equal float32 numbers, and its quotient, are exact in the float64 on the wire: values
+    that agree keep every bit. A rank that has joined (``hvd.join()``) does not count.
 
     Args:
-        variables: tf.Variables of floating point, the same on every rank in the same order.
+        variables: floating-point tf.Variables, the same on every rank in the same order.
         transport: how to send.
-        name: the collectives' name, in use for nothing else.
-        bucket_bytes: of a bucket, at the most.
+        name: the name of the collectives, which nothing else uses.
+        bucket_bytes: the largest size of a bucket.
     """
     if not variables or transport.alone:  # equal on every rank
         return

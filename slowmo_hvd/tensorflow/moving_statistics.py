@@ -1,4 +1,4 @@
-"""What a model counts as it trains, beside its weights: BatchNormalization's moving statistics."""
+"""What a model counts while it trains, besides its weights: moving statistics."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from slowmo_hvd.tensorflow.native import native
 
 
 def statistics_of(model: Any) -> list[Any]:
-    """The model's moving statistics, as tf.Variables.
+    """The model's moving statistics (BatchNormalization's), as tf.Variables.
 
-    A statistic is a float variable that its layer added as not trainable: moving means and
-    variances are, the weights of a frozen layer are not. Integers, and with them the states of
-    random generators, stay each worker's own.
+    A statistic is a float variable that its layer added as not trainable. Moving means and
+    variances are statistics; the weights of a frozen layer are not. Integers, including the states
+    of random generators, stay each worker's own.
 
     Args:
         model: a Keras model, with equal layers on every rank.

@@ -11,6 +11,6 @@ def native(variable: Any) -> Any:
 
 
 def path_of(variable: Any) -> str:
-    """The variable's name with its layers', as the optimizer's own variables can have it."""
+    """The variable's name with its layers' names, in a form for the optimizer's own variables."""
     path: str = getattr(variable, "path", variable.name)
     return path.replace("/", "_").replace(":", "_")

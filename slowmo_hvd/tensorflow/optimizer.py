@@ -46,89 +46,100 @@ from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER, change, holder, i
 from slowmo_hvd.tensorflow.training import Training
 
 _logger = logging.getLogger("slowmo_hvd")
-_OF_WINDOWS = ("sync_period", "slow_lr", "slow_momentum")  # which may be functions
+_OF_WINDOWS = ("sync_period", "slow_lr", "slow_momentum")  # these can be functions
 _Method = TypeVar("_Method", bound=Callable[..., Any])
-# AutoGraph rewrites what a tf.function of the user's calls, and would rewrite this package too.
+# AutoGraph rewrites what a user's tf.function calls, and would rewrite this package too.
 _as_written: Callable[[_Method], _Method] = tf.autograph.experimental.do_not_convert
 
 
 @keras.saving.register_keras_serializable(package="slowmo_hvd")
 class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """SlowMo around any Keras 3 optimizer, in the place of Horovod's DistributedOptimizer.
+    """SlowMo around any Keras 3 optimizer. It replaces Horovod's DistributedOptimizer.
 
-    Each worker takes ``sync_period`` (τ) steps of ``optimizer`` on its own gradients; then the
-    workers average their displacements d̄ by one allreduce, and a slow momentum step follows
-    (arXiv 1910.00643, Algorithm 1; γ is the learning rate):
+    Each worker takes ``sync_period`` (τ) steps of ``optimizer`` on its own gradients. Then the
+    workers average their displacements d̄ with one allreduce and take a slow momentum step (arXiv
+    1910.00643, Algorithm 1; γ is the learning rate):
 
         u ← β u + d̄ / γ
         x ← x_0 - α γ u
 
     Compile a model with it, or call `apply_gradients` in a loop of your own, eagerly or in
-    ``tf.function``. What belongs to the steps is set on the inner optimizer: clipping, weight
-    decay, averages of the weights (EMA), gradient accumulation, the learning-rate schedule.
+    ``tf.function``. Set what belongs to the local steps on the inner optimizer: clipping, weight
+    decay, averages of the weights (EMA), gradient accumulation and the learning-rate schedule.
 
-    What ``layer.trainable = False`` freezes is neither moved nor sent from the next step on; its
-    slow momentum is dropped, though not its memory. In ``fit`` that needs a new ``compile``, and
-    in a ``tf.function`` of your own a new function. What is thawed begins from the lowest rank's
-    values. All ranks must freeze and thaw alike, before the same step.
+    Variables that ``layer.trainable = False`` freezes are neither moved nor sent from the next step
+    on. Their slow momentum is dropped, but its memory stays. In ``fit`` this needs a new
+    ``compile``, and in a ``tf.function`` of your own a new function. Variables that are thawed
+    start from the lowest rank's values. All ranks must freeze and thaw the same variables before
+    the same step.
 
     Args:
-        optimizer: the inner optimizer, any ``keras.optimizers.Optimizer``. Under the global
-            policy mixed_float16 it gets a LossScaleOptimizer around it by ``model.compile``. One of
-            your own that keeps copies of the weights and steps in them says so by an attribute
-            with the names of its lists of variables, such as ``second_copies = ("zs",)``: a
-            window then begins with them where the weights are.
+        optimizer: the inner optimizer, any ``keras.optimizers.Optimizer``. Under the global policy
+            mixed_float16, ``model.compile`` puts a LossScaleOptimizer around it. If an optimizer of
+            your own keeps copies of the weights and steps in them, give it an attribute with the
+            names of its lists of variables, such as ``second_copies = ("zs",)``. The copies are
+            then set to the weights when a window begins.
         name: the optimizer's name.
-        device_dense: where the displacements are summed; "" where Horovod thinks best.
-        device_sparse: only ""; SlowMo sends no gradients.
-        compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire;
-            they are scaled to fit. Averaged buffers are not compressed.
-        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones.
-        gradient_predivide_factor: only 1.0; SlowMo sends no gradients.
-        op: ``hvd.Average``, the only reduction that SlowMo knows.
-        backward_passes_per_step: gradients that add up before each step of the inner optimizer,
-            by its ``gradient_accumulation_steps``. The steps count for ``sync_period``.
-        average_aggregated_gradients: divide what has added up by ``backward_passes_per_step``.
-        num_groups: only 0; SlowMo sends no gradients.
-        groups: only None, likewise.
-        process_set: the ranks that train together. On other ranks the optimizer stays local.
-        scale_local_gradients: only True; SlowMo sends no gradients.
-        sync_period: τ, local steps between two averages, >= 1. Or a callable: called with the local
-            steps taken when a window begins, it returns that window's τ; or ``hvd.schedules.qsr``.
-            It must give the same on every rank: that is compared at each window's start.
-        slow_lr: α, the slow learning rate, > 0. Or a callable of t, the number of windows that have
-            ended before the one that ends, likewise.
-        slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD. Or a callable of t.
-        nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
-        buffers: "maintain", "reset" or "average" the inner optimizer's buffers where a window
-            begins. The paper resets SGD's momentum.
-        warmup_steps: the number of first steps that are each followed by a plain average.
-        on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
-            from the average, give it the others' model and begin its buffers afresh, or "raise"
-            FloatingPointError on every worker. Without a finite worker it always raises.
-        outlier_factor: k; a sync leaves out each worker that has moved more than k times as far as
-            the workers' median, as one whose weights are not finite; > 1, or None for no such
-            guard. It costs one more pass over the weights. With 2 workers, whose median is their
-            mean, only k < 2 can leave one out.
-        clip_displacement: φ; where the averaged displacement over γ, the learning rate, is longer
-            than this, the outer step is taken from one that is as long; > 0, or None for no such
-            guard. Its size is that of a gradient times τ: take a multiple of ``displacement_norm``
-            over ``learning_rates`` in the records of a sound run. It is the Euclidean norm over
-            all parameters, or over a fragment's. The sums are kept until all have come: another
-            copy of the model for the time of a sync.
-        bucket_bytes: what a sync sends at once, >= 8. A few buckets need memory, beside the slow
-            state; more of them hide more of the arithmetic behind the wire.
-        overlap_steps: d, the local steps that go on while an average is under way; none is lost.
-            0 <= d < τ. With 0 training waits for it, as in the paper. It costs a copy of the
-            weights.
-        fragments: F, the parts in which the variables travel, each once in τ steps, one after the
-            other; 1 <= F <= τ. So F times less travels at once. With `overlap_steps` it is
-            Streaming DiLoCo (arXiv 2501.18512), but that no step is lost.
+        device_dense: the device on which the displacements are summed; with "" Horovod chooses.
+        device_sparse: must be ""; SlowMo sends no gradients.
+        compression: ``hvd.Compression.none`` or ``.fp16``, the compression of the displacements on
+            the wire. They are scaled to fit. Averaged buffers are not compressed.
+        sparse_as_dense: whether to give the inner optimizer dense gradients instead of sparse ones.
+        gradient_predivide_factor: must be 1.0; SlowMo sends no gradients.
+        op: ``hvd.Average``, the only reduction that SlowMo supports.
+        backward_passes_per_step: the number of gradients that add up before each step of the inner
+            optimizer, with its ``gradient_accumulation_steps``. ``sync_period`` counts these steps.
+        average_aggregated_gradients: whether to divide the sum of the gradients by
+            ``backward_passes_per_step``.
+        num_groups: must be 0; SlowMo sends no gradients.
+        groups: must be None; SlowMo sends no gradients.
+        process_set: the ranks that train together. On other ranks all steps stay local.
+        scale_local_gradients: must be True; SlowMo sends no gradients.
+        sync_period: τ, the number of local steps between two averages, >= 1. It can also be
+            ``hvd.schedules.qsr``, or a callable that gets the number of local steps taken when a
+            window begins and returns the τ of that window. A callable must return the same value on
+            every rank; the ranks compare it when each window begins.
+        slow_lr: α, the slow learning rate, > 0. It can also be a callable of t, the number of
+            windows that ended before the one that ends now. A callable must return the same value
+            on every rank.
+        slow_momentum: β, the slow momentum, 0 <= β < 1. With 0 the algorithm is Local SGD. It can
+            also be a callable of t, as for ``slow_lr``.
+        nesterov: whether to take the outer step in the Nesterov form of ``torch.optim.SGD``, as
+            DiLoCo does.
+        buffers: what happens to the inner optimizer's buffers when a window begins: "maintain",
+            "reset" or "average". The paper resets SGD's momentum.
+        warmup_steps: the number of steps at the start of training that are each followed by a plain
+            average.
+        on_nonfinite: what a sync does with a worker whose weights are not finite. "exclude" leaves
+            it out of the average, gives it the others' model and resets its buffers. "raise" raises
+            FloatingPointError on every worker. If no worker is finite, FloatingPointError is always
+            raised.
+        outlier_factor: k, > 1, or None to exclude no outliers. A sync excludes each worker that has
+            moved more than k times as far as the workers' median, and treats it as "exclude" treats
+            a worker whose weights are not finite. It costs one more pass over the weights. With 2
+            workers the median is their mean, so only k < 2 can exclude one.
+        clip_displacement: φ, > 0, or None for no clipping. It is the largest norm of the averaged
+            displacement divided by γ, the learning rate; the outer step scales a longer one down to
+            φ. This norm has the size of a gradient's norm times τ. To choose φ, take a multiple of
+            ``displacement_norm`` divided by ``learning_rates`` in the records of a run that went
+            well. The norm is Euclidean, over all parameters or over those of one fragment. All sums
+            are kept until the last one has arrived, which needs memory for one more copy of the
+            model during a sync.
+        bucket_bytes: the number of bytes that a sync sends at once, >= 8. A few buckets are in
+            memory, in addition to the slow state. With more buckets, more of the arithmetic is
+            hidden behind the communication.
+        overlap_steps: d, the number of local steps taken while an average is under way, 0 <= d < τ.
+            No step is lost. With 0, training waits for the average, as in the paper. It needs
+            memory for a copy of the weights.
+        fragments: F, the number of parts in which the variables travel, 1 <= F <= τ. Each part
+            travels once in τ steps, one part after the other, so F times less travels at once.
+            Together with `overlap_steps` this is Streaming DiLoCo (arXiv 2501.18512), except that
+            no step is lost.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of range, one without meaning for SlowMo, or an optimizer
-            that is distributed already.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range or has no meaning for SlowMo, or the optimizer is
+            distributed already.
     """
 
     built: bool
@@ -200,7 +211,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.sparse_as_dense = sparse_as_dense
         self.average_aggregated_gradients = average_aggregated_gradients
         self.backward_passes_per_step = check_backward_passes(backward_passes_per_step)
-        self.inner_optimizer = optimizer  # from here on its settings can be written: __setattr__
+        self.inner_optimizer = optimizer  # from here on its settings can be set: __setattr__
         self._accumulate(self.backward_passes_per_step)
         self._compression = compression
         self._device_dense = device_dense
@@ -226,7 +237,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def learning_rate(self) -> Any:
-        """The inner optimizer's."""
+        """The inner optimizer's learning rate."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
@@ -235,36 +246,37 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def iterations(self) -> Any:
-        """The inner optimizer's: its steps, those of a rank's overflow left out."""
+        """The inner optimizer's count of steps, without those that overflowed on this rank."""
         return self.inner_optimizer.iterations
 
     @property
     def variables(self) -> "CallableList":
-        """The slow state, the counters, and all that the inner optimizer has."""
-        self._training.engine.wait()  # nothing writes into what is read now
+        """The slow state, the counters, and all variables of the inner optimizer."""
+        self._training.engine.wait()  # after this, nothing writes into what is read
         return CallableList(self._variables + list(self.inner_optimizer.variables))
 
     @_as_written
     def scale_loss(self, loss: Any) -> Any:
-        """As the inner optimizer's."""
+        """Call the inner optimizer's ``scale_loss``."""
         return self.inner_optimizer.scale_loss(loss)
 
     def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
-        """As the inner optimizer's."""
+        """Call the inner optimizer's ``exclude_from_weight_decay``."""
         self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        # Settings of the inner optimizer, such as momentum and beta_1, by which scripts and
-        # callbacks know it.
+        # Settings of the inner optimizer that scripts and callbacks use, such as momentum and
+        # beta_1.
         if name.startswith("_") or "inner_optimizer" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(holder(self.inner_optimizer, name), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Write what is the inner optimizer's there, with the effect that it has in bare Keras.
+        """Set an attribute of the inner optimizer there, with the same effect as in bare Keras.
 
         Raises:
-            AttributeError: it cannot change any more, or a MultiOptimizer has several.
+            AttributeError: the attribute cannot change any more, or it is a setting of several
+                optimizers in a MultiOptimizer.
         """
         inner = vars(self).get("inner_optimizer")
         if inner is not None and not name.startswith("_"):
@@ -277,7 +289,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         super().__setattr__(name, value)
 
     def _refuse_another_count(self, name: str, value: Any) -> None:
-        """Raise for another number of gradients for each step, where it is counted on already."""
+        """Raise if the number of gradients for each step would change after it is relied on."""
         fixed = name == "backward_passes_per_step" or (
             name == "gradient_accumulation_steps"
             and (self.__dict__["built"] or self.backward_passes_per_step > 1)
@@ -301,8 +313,9 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             return
         variables = self._with_frozen(list(variables))
-        # Out of the graph that a step may be traced for: what is made there has no value yet. But
-        # beside the model's variables if they have none either: an optimizer may look at them.
+        # Outside the graph in which a step may be traced, because variables made there have no
+        # values yet. But if the model's variables have none either, in the same graph as they are,
+        # because an optimizer may look at them.
         outside = tf.init_scope() if initialised(variables) else contextlib.nullcontext()
         with outside, tf.name_scope(self.name):
             if not self.inner_optimizer.built:
@@ -315,15 +328,17 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "gradient_accumulation_steps on them"
                 )
             self._training.build(groups, self.add_variable)
-            # Not super().build(), which would make a second average of the weights (EMA) and the
-            # like; and not by setattr, which would take the model's variables for the optimizer's.
+            # Not super().build(), which would make a second average of the weights (EMA) and
+            # similar variables. Not setattr, which would take the model's variables for the
+            # optimizer's.
             self.__dict__["_trainable_variables"] = variables
             self.built = True
 
     def _with_frozen(self, variables: list[Any]) -> list[Any]:
-        """The variables, and where a model is loaded those that were frozen after training began.
+        """The variables; for a loaded model also those that were frozen after training began.
 
-        Keras builds a loaded optimizer with what is trained now; it was saved with more.
+        Keras builds a loaded optimizer with the variables that are trainable now, but it was saved
+        with more.
         """
         model = self._model()
         if self._saved_weights is None or model is None:
@@ -335,7 +350,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return saved if fits else variables
 
     def _positions(self) -> list[int] | None:
-        """Where the variables are among the model's weights, if some of them are frozen."""
+        """The variables' positions among the model's weights, if some of them are frozen."""
         model = self._model()
         if model is None or all(variable.trainable for variable in self._trainable_variables):
             return self._saved_weights
@@ -345,11 +360,12 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @_as_written
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:
-        """One local step, and the sync that it makes due.
+        """Take one local step, and synchronise if that is due.
 
         Args:
-            grads_and_vars: pairs of this worker's own gradient and variable.
-            kwargs: ``name`` and ``experimental_aggregate_gradients`` of Keras 2, without effect.
+            grads_and_vars: pairs of this worker's own gradient and a variable.
+            kwargs: ``name`` and ``experimental_aggregate_gradients`` of Keras 2, which have no
+                effect.
 
         Returns:
             The inner optimizer's count of steps.
@@ -367,20 +383,22 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @_as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """One local step, and the sync that it makes due.
+        """Take one local step, and synchronise if that is due.
 
-        The first step takes the weights as the start of all ranks. In a ``tf.function`` that is
-        where the function is traced: load or broadcast weights before, or they count as progress.
+        The first step takes the weights as the start of all ranks. In a ``tf.function`` this
+        happens where the function is traced. So load or broadcast weights before that, or they
+        count as progress.
 
-        A step whose gradients overflowed on this rank is left out by the LossScaleOptimizer
-        inside, and still counts.
+        A step whose gradients overflowed on this rank is skipped by the LossScaleOptimizer inside,
+        and still counts.
 
         Args:
             grads: this worker's own gradients.
-            trainable_variables: a variable for each; may be left out once the optimizer is built.
+            trainable_variables: a variable for each gradient; can be left out once the optimizer is
+                built.
 
         Raises:
-            ValueError: as `apply_gradients`.
+            ValueError: as in `apply_gradients`.
         """
         grads = list(grads)
         if not grads:
@@ -408,7 +426,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads
             ]
         if self.backward_passes_per_step > 1 and not self.average_aggregated_gradients:
-            # Keras takes the mean of what has added up, Horovod by default the sum.
+            # Keras takes the mean of the gradients that have added up, Horovod by default the sum.
             factor = self.backward_passes_per_step
             grads = [
                 g if g is None else tf.math.scalar_mul(tf.cast(factor, g.dtype), g) for g in grads
@@ -417,21 +435,24 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @_as_written
     def contribute(self, samples: Any) -> None:
-        """Weight the averages by samples: this worker's next step is of so many.
+        """Count the samples of this worker's next step, to weight the averages by them.
 
-        To be called before each step, on every rank or on none: the average that ends a window is
-        then Σ n_i d^i / Σ n_i, where n_i is what worker i has counted in the window. It is for
-        batches, or windows, that are not equally large on all ranks. With ``fit`` a model's own
-        ``train_step`` calls it. γ, averaged buffers and moving statistics are plain means as ever.
+        Call this before each step, on every rank or on none. The average that ends a window is then
+        Σ n_i d^i / Σ n_i, where n_i is what worker i has counted in the window. Use it for batches,
+        or windows, that are not equally large on all ranks. With ``fit``, call it in the model's
+        own ``train_step``. γ, averaged buffers and moving statistics remain plain means.
 
         Args:
-            samples: examples, or tokens, or whatever the loss is a mean of; an int >= 0, or a
-                tensor of one, such as ``tf.shape(x)[0]``. Several calls before one step add up.
+            samples: the number of examples, of tokens, or of whatever the loss is a mean of; an
+                int >= 0, or a tensor of one, such as ``tf.shape(x)[0]``. Several calls before one
+                step add up.
 
         Raises:
-            TypeError, ValueError: it is no int >= 0; of a tensor in a graph neither is seen.
+            TypeError, ValueError: ``samples`` is not an int >= 0. The value of a tensor in a graph
+                is not checked.
             ValueError: the optimizer is not built yet.
-            RuntimeError: in the sync, on every rank, where some have counted and some have not.
+            RuntimeError: in the sync, on every rank, if some ranks have counted samples and others
+                have not.
         """
         if not self.built:
             raise ValueError(
@@ -442,18 +463,20 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @_as_written
     def flush(self, model: keras.Model | None = None) -> None:
-        """End the window early, with a sync as at its end, so that all ranks hold one model.
+        """End the window early with a sync, so that all ranks have the same model.
 
-        For saving and evaluation: training goes on with a fresh window. The moving statistics of
-        the model's layers (BatchNormalization), which are each worker's own while it trains,
-        become their mean over the workers. ``fit`` ends with a flush. A collective: every rank
-        calls it after the same step. At a window's start it averages the statistics alone.
+        Use it before saving and evaluation. Training goes on with a new window. While a model
+        trains, the moving statistics of its layers (BatchNormalization's) are each worker's own;
+        this sets them to their mean over the workers where they are finite. At the start of a
+        window it averages only the statistics. ``fit`` ends with a flush. This is a collective:
+        every rank calls it after the same step.
 
         Args:
-            model: whose statistics to average; a model compiled with this optimizer is known.
+            model: the model whose statistics to average. By default it is the model that was
+                compiled with this optimizer.
 
         Raises:
-            RuntimeError: called inside a ``tf.function``.
+            RuntimeError: it is called inside a ``tf.function``.
         """
         if tf.inside_function():
             raise RuntimeError("flush() cannot be called inside tf.function; call it after")
@@ -465,8 +488,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self._training.average_statistics(model)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """End a training as ``fit`` does: flush, and where the inner optimizer has an average of
-        the weights (EMA), put it in their place, the mean of the workers'. A collective.
+        """End a training as ``fit`` does: flush, and take the averages of the weights (EMA).
+
+        If the inner optimizer keeps averages of the weights, the weights become the workers' mean
+        of these averages. A collective.
         """
         self.flush()
         self.inner_optimizer.finalize_variable_values(var_list)
@@ -474,33 +499,33 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self._training.average_variables(var_list)
 
     def introduce(self, model: keras.Model) -> None:
-        """Have `flush` average this model's statistics. ``model.compile`` calls it."""
+        """Make `flush` average this model's statistics. ``model.compile`` calls this."""
         self._model = weakref.ref(model)
 
     def after_broadcast(self) -> None:
-        """Agree on one start anew, as in the first step. A collective, for elastic states."""
+        """Agree on one start again, as in the first step. A collective, for elastic states."""
         if self.built:
             self._training.agree_after_broadcast()
 
     def register_local_var(self, var: Any) -> None:
-        """Not offered, unlike on Horovod's optimizer.
+        """Not supported, unlike in Horovod's optimizer.
 
         Raises:
-            ValueError: always.
+            ValueError: a variable is given.
         """
         refuse_local("what register_local_var() is given", var)
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> "HookHandle":
-        """Have ``hook(record)`` called after each sync, for a logger.
+        """Call ``hook(record)`` after each sync, for example to log it.
 
-        It is called on the ranks that registered it, so it must not communicate unless all did.
-        With several steps an execution the next step may have begun by then.
+        The hook is called on the ranks that registered it. So it must not communicate unless all
+        ranks did. If ``steps_per_execution`` is more than 1, the next step may have begun by then.
 
         Raises:
-            TypeError: ``hook`` cannot be called.
+            TypeError: ``hook`` is not callable.
 
         Returns:
-            A handle whose ``remove()`` takes the hook back.
+            A handle whose ``remove()`` removes the hook.
         """
         if not callable(hook):
             raise TypeError(f"hook must be callable, got {hook!r}")
@@ -508,25 +533,26 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def sync_stats(self) -> SyncStats:
-        """The syncs of this optimizer in this process: how many, bytes, seconds, the latest."""
+        """Totals over this optimizer's syncs in this process, and the record of the latest one."""
         return self._training.engine.stats
 
     # ---- saving --------------------------------------------------------------------------
 
     def save_own_variables(self, store: Any) -> None:
-        """The slow state and the counters; Keras saves the inner optimizer by itself."""
+        """Save the slow state and the counters. Keras saves the inner optimizer by itself."""
         if self.built:
             checkpoint.save(self._training, self.inner_optimizer, store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` stored, wholly or, on any error, not at all.
+        """Load what `save_own_variables` stored. If there is any error, nothing changes.
 
-        What a bare optimizer stored begins the slow state afresh, and one info line says so. Keras
-        loads the layers before and the inner optimizer after this, each by itself.
+        With what a bare optimizer stored, the slow state starts from scratch, and one info line in
+        the log says so. Keras loads the layers before this and the inner optimizer after it, each
+        by itself.
 
         Raises:
-            ValueError: the state does not fit this optimizer; nothing of this optimizer's own
-                has changed. Keras' load_model and load_weights raise it in the end.
+            ValueError: the state does not fit this optimizer. Nothing of this optimizer's own has
+                changed. Keras' load_model and load_weights raise the error at their end.
         """
         names = list(store.keys())
         if not self.built:
@@ -536,7 +562,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     "optimizer.build(model.trainable_variables) before loading to go on with it",
                     stacklevel=2,
                 )
-        elif all(name.isdecimal() for name in names):  # as every optimizer of Keras' own has it
+        elif all(name.isdecimal() for name in names):  # as in every optimizer of Keras
             _logger.info("no slow state in this checkpoint: the slow momentum begins afresh")
             self._training.begin_afresh()
         else:
@@ -546,7 +572,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Set all of `variables`, in their order.
 
         Raises:
-            ValueError: the optimizer is not built, or a number or a shape does not fit.
+            ValueError: the optimizer is not built, or the number of weights or a shape does not
+                fit.
         """
         variables = self.variables
         if not self.built or len(weights) != len(variables):
@@ -565,7 +592,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             variable.assign(weight)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, the inner optimizer's among them, for ``model.save``."""
+        """Return the arguments, with the inner optimizer among them, for ``model.save``."""
         ranks = self.process_set.ranks
         return {
             "name": self.name,
@@ -585,10 +612,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "DistributedOptimizer":
-        """The optimizer that `get_config` described.
+        """Make the optimizer that `get_config` described.
 
         Raises:
-            ValueError: its compression is a class of the user's, or its process set is not
+            ValueError: its compression is a class of the user's own, or its process set is not
                 known to Horovod here.
             TypeError: a schedule of the user's own is not known to Keras here.
         """
@@ -607,7 +634,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
 
 def _to_config(setting: Any) -> Any:
-    """A schedule as Keras saves it: one of ours as builtins, a function by its registered name."""
+    """A schedule as Keras saves it: ours as builtins, a function by its registered name."""
     ours = schedules.to_config(setting)
     return keras.saving.serialize_keras_object(ours) if callable(ours) else ours
 
@@ -625,9 +652,9 @@ def PartialDistributedOptimizer(  # noqa: N802
     local_layers: Any = None,
     **kwargs: Any,
 ) -> DistributedOptimizer:
-    """`DistributedOptimizer`; layers of one worker alone are refused.
+    """`DistributedOptimizer`, which refuses layers that belong to one worker alone.
 
-    In the place of ``horovod.keras.PartialDistributedOptimizer``.
+    It replaces ``horovod.keras.PartialDistributedOptimizer``.
 
     Raises:
         ValueError: ``local_layers`` are given. SlowMo averages all variables of its optimizer.
@@ -637,20 +664,20 @@ def PartialDistributedOptimizer(  # noqa: N802
 
 
 class HookHandle:
-    """Takes a hook back."""
+    """Removes a hook."""
 
     def __init__(self, hooks: dict[int, Any], hook: Callable[[SyncRecord], None]) -> None:
         self._hooks = hooks
         hooks[id(self)] = hook
 
     def remove(self) -> None:
-        """Call the hook no more."""
+        """Do not call the hook any more."""
         self._hooks.pop(id(self), None)
 
 
 class CallableList(list[Any]):
-    """A list that can be called, since Horovod's scripts write ``optimizer.variables()``."""
+    """A list that can be called, because Horovod's scripts write ``optimizer.variables()``."""
 
     def __call__(self) -> "CallableList":
-        """The list."""
+        """Return the list."""
         return self

@@ -1,4 +1,4 @@
-"""What this adapter needs of Keras, said in one sentence where it is missing."""
+"""What this adapter needs of Keras, and the errors if it is missing."""
 
 import os
 
@@ -6,15 +6,15 @@ import os
 def require_keras_3_on_tensorflow() -> None:
     """Raise ImportError unless ``keras`` is Keras 3 and runs on TensorFlow.
 
-    Keras 2 (the tf-keras package, TF_USE_LEGACY_KERAS) is refused: Horovod's own Keras layer works
-    there, it gets no new features, and its optimizers share no interface with those of Keras 3.
+    Keras 2 (the tf-keras package, TF_USE_LEGACY_KERAS) is refused. Horovod's own Keras layer works
+    there, it gets no new features, and its optimizers have another interface than those of Keras 3.
     """
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
         raise ImportError(
             "slowmo_hvd.tensorflow needs Keras 3, and TF_USE_LEGACY_KERAS asks for Keras 2: unset "
             "it, or stay with horovod.tensorflow.keras, which works on Keras 2"
         )
-    # Before Keras is imported, which fails where its backend is not installed.
+    # Before importing Keras, which fails if its backend is not installed.
     _check_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
     import keras
 

@@ -1,4 +1,4 @@
-"""Variables as flat numbers, and what those that lie in one flat tensor have in common."""
+"""Variables as flat numbers, and what the variables in one flat tensor have in common."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from slowmo_hvd.tensorflow.native import native
 
 
 def slow_dtype(variable: Any) -> str:
-    """float64 for float64 variables, float32 for all others, half precision included."""
+    """float64 for float64 variables, and float32 for all others, including half precision."""
     return "float64" if native(variable).dtype == tf.float64 else "float32"
 
 
@@ -21,22 +21,22 @@ class Room(NamedTuple):
     """What the variables in one flat tensor have in common."""
 
     dtype: str
-    wire: str  #: the dtype on the wire, and of the slow state
+    wire: str  #: the dtype on the wire and of the slow state
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element on the wire."""
+        """The number of bytes of an element on the wire."""
         return int(tf.as_dtype(self.wire).size)
 
 
 def room_of(variable: Any) -> Room:
-    """A variable's."""
+    """A variable's room."""
     return Room(native(variable).dtype.name, slow_dtype(variable))
 
 
 @dataclasses.dataclass
 class Wire:
-    """What travels: TensorFlow's tensors cannot be written to, so a wire is given one."""
+    """What travels. TensorFlow's tensors cannot be written to, so a wire is given one."""
 
     room: Room
     size: int
@@ -52,16 +52,16 @@ def read(variable: Any, piece: Piece) -> Any:
 
 
 class SlowVariable(NamedTuple):
-    """One variable of the model and where its slow state is."""
+    """One variable of the model, and where its slow state is."""
 
     variable: Any  #: as the optimizer got it, a Keras variable or a tf.Variable
-    group: int  #: which learning rate it has
+    group: int  #: the number of its learning rate
     room: Room
-    place: slice  #: in the room
+    place: slice  #: its place in the room
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The variable's."""
+        """The variable's shape."""
         return tuple(self.variable.shape)
 
 
@@ -71,8 +71,8 @@ def constraint_of(slot: SlowVariable) -> Callable[[Any], Any] | None:
     return found
 
 
-# By the operations themselves, which Python starts in a few µs. `tf.reshape` and the like take ten
-# times as long, and there is one of each for every variable.
+# These use the operations themselves, which Python starts in a few µs. `tf.reshape` and similar
+# functions take ten times as long, and each is called for every variable.
 
 
 def cast(value: Any, dtype: Any) -> Any:
@@ -86,7 +86,7 @@ def reshaped(value: Any, shape: tuple[int, ...]) -> Any:
 
 
 def flat_tensor(value: Any, dtype: str) -> Any:
-    """What NumPy takes for an array, as a flat tensor."""
+    """Anything that NumPy accepts as an array, as a flat tensor."""
     return tf.constant(np.asarray(value).reshape(-1), dtype)
 
 

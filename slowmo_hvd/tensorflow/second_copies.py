@@ -1,10 +1,10 @@
 """Optimizers that keep the weights a second time, and would undo a sync from that copy.
 
-FTRL computes the weights anew in each step from ``linear``; ScheduleFreeAdamW takes its steps in z
-and pulls the weights after it. So a window begins with the copy put to where the weights are.
+FTRL computes the weights anew in each step from ``linear``. ScheduleFreeAdamW takes its steps in z
+and pulls the weights after it. So when a window begins, the copy is set to the weights.
 
-An optimizer of the user's own names such copies by an attribute ``second_copies``, a tuple of the
-names of its attributes that hold them: each a list with a variable for each weight.
+A user's own optimizer names such copies in an attribute ``second_copies``. It is a tuple with the
+names of the attributes that hold them. Each of these is a list with a variable for each weight.
 """
 
 import itertools
@@ -32,12 +32,12 @@ def follow(
     of: Collection[int] | None = None,
     at_start: bool = False,
 ) -> None:
-    """Put the copies to where the weights are.
+    """Set the copies to the weights.
 
     Args:
         leaf: the optimizer.
-        of: the id of each tf.Variable whose copy to put there; None for all.
-        at_start: no step has been taken: FTRL then begins at 0, as Keras has it.
+        of: the ids of the tf.Variables whose copies to set; None for all.
+        at_start: whether no step has been taken. FTRL then begins at 0, as in Keras.
     """
     if at_start and isinstance(leaf, keras.optimizers.Ftrl):
         return

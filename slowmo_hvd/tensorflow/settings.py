@@ -1,4 +1,4 @@
-"""The settings of the inner optimizer, such as momentum and clipnorm, known by the outer one."""
+"""The inner optimizer's settings, such as momentum and clipnorm, in the outer optimizer."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 
 from slowmo_hvd.tensorflow.leaves import Multi, leaves
 
-#: Those that every Keras optimizer has. The outer one leaves them all to the inner one.
+#: The settings that every Keras optimizer has. The outer one leaves them all to the inner one.
 OF_EVERY_OPTIMIZER = {
     "weight_decay",
     "clipnorm",
@@ -21,7 +21,7 @@ OF_EVERY_OPTIMIZER = {
 
 
 def holder(optimizer: keras.optimizers.Optimizer, name: str) -> keras.optimizers.Optimizer:
-    """The optimizer that has this setting: a LossScaleOptimizer its own, else the one inside."""
+    """The optimizer with this setting: a LossScaleOptimizer for its own, else the one inside."""
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and (
         name in OF_EVERY_OPTIMIZER or not hasattr(optimizer, name)
     ):
@@ -30,7 +30,7 @@ def holder(optimizer: keras.optimizers.Optimizer, name: str) -> keras.optimizers
 
 
 def is_setting(optimizer: keras.optimizers.Optimizer, name: str) -> bool:
-    """Whether the inner optimizer, or one of those inside a MultiOptimizer, has this setting."""
+    """Whether the inner optimizer, or one of those in a MultiOptimizer, has this setting."""
     return any(hasattr(one, name) for one in (holder(optimizer, name), *leaves(optimizer)))
 
 

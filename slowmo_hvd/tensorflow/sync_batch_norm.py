@@ -9,20 +9,20 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="slowmo_hvd")
 class SyncBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """``keras.layers.BatchNormalization`` over the batches of all workers, joined.
+    """``keras.layers.BatchNormalization`` over the joined batches of all workers.
 
-    In the place of ``horovod.tensorflow.SyncBatchNormalization``, which Keras 3 cannot make. Two
-    things differ from it: a worker counts by its elements, so that batches of unequal sizes or
-    with masks are normalized as their concatenation would be; and Keras gives the layer its name,
-    so that a model can have several, and another one on every rank.
+    It replaces ``horovod.tensorflow.SyncBatchNormalization``, which cannot be made with Keras 3. It
+    differs from that in two ways. A worker counts by its number of elements, so batches of unequal
+    sizes, or with masks, are normalized as their concatenation would be. And Keras gives the layer
+    its name, so a model can have several of them, and the name can differ between ranks.
 
-    Each call in training is a collective over all ranks, and so is its gradient, which is that of
-    the sum of the workers' losses: all ranks must take equally many steps. Between SlowMo's syncs
-    these are then the only tensors that travel.
+    Each call in training is a collective over all ranks. So is its gradient, which is that of the
+    sum of the workers' losses. So all ranks must take the same number of steps. Between SlowMo's
+    syncs, only these tensors travel.
 
     Args:
         fused: must be False.
-        **kwargs: those of ``keras.layers.BatchNormalization``.
+        **kwargs: arguments of ``keras.layers.BatchNormalization``.
 
     Raises:
         ValueError: ``fused`` is not False.
@@ -35,15 +35,15 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[m
                 f"choose, got fused={fused!r}: leave it out"
             )
         super().__init__(**kwargs)
-        self.supports_jit = False  # XLA knows none of Horovod's operations
+        self.supports_jit = False  # XLA does not support Horovod's operations
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
-        """Mean and variance of every channel over all workers. A collective, in training only."""
+        """Mean and variance of each channel over all workers. A collective, only in training."""
         mean, variance = super()._moments(inputs, mask)
         if hvd.size() == 1:
             return mean, variance
-        # E[x²] - E[x]² loses a small variance around a large mean, in float32 soon. In float64 it
-        # does not, and it is few numbers.
+        # In float32, E[x²] - E[x]² soon loses a small variance around a large mean. In float64 it
+        # does not, and these are only a few numbers.
         first = tf.cast(mean, tf.float64)
         second = tf.cast(variance, tf.float64) + tf.square(first)
         count = self._count(inputs, mask) * tf.ones_like(first)
@@ -55,7 +55,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[m
         return tf.cast(first, mean.dtype), tf.cast(spread, variance.dtype)
 
     def _count(self, inputs: Any, mask: Any) -> Any:
-        """How many elements of this worker's each channel's moments are of, in float64."""
+        """The number of this worker's elements in each channel's moments, in float64."""
         if mask is None:
             return tf.cast(tf.size(inputs) // tf.shape(inputs)[self.axis], tf.float64)
         kept = tf.broadcast_to(tf.cast(mask, tf.bool)[..., None], tf.shape(inputs))
@@ -68,9 +68,9 @@ def _sum_over_workers(tensor: Any) -> tuple[Any, Any]:
 
 
 def _sum(tensor: Any, way: str) -> Any:
-    # Horovod pairs operations by name, and by itself takes the names of the layers, which differ
-    # between ranks that have built different models before. Outside of all scopes the graph counts
-    # operations of one name, in the order in which they are made.
+    # Horovod matches operations by name. By default these are the names of the layers, which differ
+    # between ranks that have built different models before. Outside of all scopes the graph numbers
+    # operations with the same name, in the order in which they are made.
     with tf.compat.v1.name_scope(None):
         return hvd.allreduce(
             tensor,

@@ -1,7 +1,7 @@
-"""The slow state in memory: anchor x_{t,0} and slow momentum u_t, and the arithmetic on a bucket.
+"""The slow state in memory, anchor x_{t,0} and slow momentum u_t, and the arithmetic on a bucket.
 
-Memory in units of the variables at float32: one for the anchor and, where β > 0, one for the
-momentum; and a few buckets while a sync lasts. It is called eagerly.
+The memory, in units of the variables in float32, is one for the anchor and, if β > 0, one for the
+momentum. Add a few buckets during a sync. Everything here is called eagerly.
 """
 
 import copy
@@ -28,20 +28,20 @@ from slowmo_hvd.tensorflow.rooms import (
     slow_dtype,
 )
 
-_EAGER_CALLS = 100  # so many cost about what it costs to make a graph of as many operations
+_EAGER_CALLS = 100  # cost about as much as making a graph of these operations
 
 
 class SlowModel:
     """Anchor and slow momentum of all variables, and the arithmetic of one outer step.
 
-    Holds no counters, knows no schedule and never communicates: the engine asks it for the
-    displacements of a bucket, has them summed over the workers, and gives the sum back.
+    It holds no counters, knows no schedule and never communicates. The engine asks it for the
+    displacements of a bucket, sums them over the workers, and gives the sum back.
 
     Attributes:
-        slots: every variable's, in the order in which they are saved.
-        plan: the buckets of those that are trained.
+        slots: the slow state of each variable, in the order in which they are saved.
+        plan: the buckets of the variables that are trained.
         parts: the positions in each fragment.
-        launched: of each fragment how it was at its launch, where averages are launched.
+        launched: the values of each fragment at its launch, if averages are launched.
     """
 
     def __init__(
@@ -57,13 +57,14 @@ class SlowModel:
 
         Args:
             groups: the variables of each learning rate.
-            add_variable: the optimizer's, so that it saves, loads and broadcasts the slow state.
-            with_momentum: whether there is a u to keep, that is β > 0.
-            bucket_bytes: of a bucket on the wire, at the most.
-            fragments: F, into which the variables are dealt.
+            add_variable: the optimizer's method, so that it saves, loads and broadcasts the slow
+                state.
+            with_momentum: whether there is a u to keep, that is, β > 0.
+            bucket_bytes: the largest size of a bucket on the wire.
+            fragments: F, into which the variables are divided.
 
         Raises:
-            ValueError: a variable is not of floating point.
+            ValueError: a variable is not floating-point.
         """
         listed = [(variable, index) for index, group in enumerate(groups) for variable in group]
         for variable, _ in listed:
@@ -81,7 +82,7 @@ class SlowModel:
         }
         self._bucket_bytes = bucket_bytes
         self.parts = share_out([leaf.size for leaf in self._leaves.values()], fragments)
-        self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}  # which keep their buckets
+        self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}  # keep their buckets alive
         self._calls: dict[tuple[str, int], int] = {}
         self.plan = self._planned(self._leaves, self.parts)
         self.slots = []
@@ -89,7 +90,7 @@ class SlowModel:
             leaf, start = self._leaves[position], self.plan.places[position]
             place = slice(start, start + leaf.size)
             self.slots.append(SlowVariable(variable, group, leaf.room, place))
-        # Always initialised with zeros: the anchor is taken when the first step begins.
+        # Initialised with zeros: the anchor is taken when the first step begins.
         self._anchor: dict[Room, Flat] = {}
         self._momentum: dict[Room, Flat] = {}
         for room, size in self.plan.sizes.items():
@@ -105,16 +106,16 @@ class SlowModel:
         return plan(self._leaves, trained, self._bucket_bytes, parts)
 
     def train(self, frozen: Collection[int]) -> None:
-        """Synchronise all variables but those at these positions."""
+        """Synchronise all variables except those at these positions."""
         planned = self._planned(set(self._leaves) - set(frozen), self.parts)
         if planned != self.plan:
             self.plan, self._graphs, self._calls = planned, {}, {}
 
     def part(self, positions: Collection[int]) -> "SlowModel":
-        """The variables at these positions alone are synchronised; the same state, and no copy."""
+        """The same state, not a copy, that synchronises only the variables at these positions."""
         part = object.__new__(SlowModel)
         vars(part).update(vars(self))
-        # Laid out as the whole is, and of one fragment.
+        # It has the layout of the whole, in one fragment.
         buckets = self._planned(positions, self.parts).buckets
         part.plan = self.plan._replace(fragments=(tuple(buckets),))
         part._graphs, part._calls = {}, {}
@@ -128,20 +129,20 @@ class SlowModel:
 
     @property
     def buckets(self) -> list[Bucket]:
-        """All that is synchronised."""
+        """All buckets that are synchronised."""
         return self.plan.buckets
 
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
-        """What of it is."""
+        """The buckets of one fragment."""
         return self.plan.fragments[fragment]
 
     def variables_in(self, fragments: Iterable[int]) -> set[int]:
-        """The tf.Variables of these, by id."""
+        """The ids of the tf.Variables in these fragments."""
         positions = (position for fragment in fragments for position in self.parts[fragment])
         return {id(native(self.slots[position].variable)) for position in positions}
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
-        """‖x^i‖² in these buckets; not finite if any variable is not."""
+        """‖x^i‖² in these buckets; not finite if any variable is not finite."""
         squares = [self._often(self._squared_norm, bucket)() for bucket in buckets]
         return float(tf.add_n(squares)) if squares else 0.0
 
@@ -153,9 +154,9 @@ class SlowModel:
     def displacement(self, bucket: Bucket, out: Wire) -> Any:
         """d^i = x_{t,0} - x^i of this worker; return its squared norm.
 
-        Half-precision variables started the window from the anchor rounded to their dtype, so
-        that is what their displacement is measured from: the rounding is no progress of theirs,
-        and the float32 anchor keeps what is too small for them to show.
+        Half-precision variables started the window from the anchor rounded to their dtype. So their
+        displacement is measured from there: the rounding is not progress, and the float32 anchor
+        keeps what is too small for them to hold.
         """
         out.values, squares = self._often(self._displacement, bucket)()
         return squares
@@ -170,14 +171,14 @@ class SlowModel:
     def outer_step(
         self, bucket: Bucket, total: Wire, workers: int, steps: Sequence[OuterStep]
     ) -> Any:
-        """The outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.
+        """Take the outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.
 
         Returns the sum's squared norm.
 
         Args:
-            bucket: one of the plan's.
+            bucket: one of the plan's buckets.
             total: what `displacement` wrote, summed over the workers.
-            workers: how many workers are in the sum.
+            workers: the number of workers in the sum.
             steps: the coefficients of each group.
         """
         values, total.values = total.values, None
@@ -188,7 +189,7 @@ class SlowModel:
         return squares
 
     def keep(self, bucket: Bucket, total: Wire) -> tuple[Wire, list[Any]]:
-        """A sum in a wire of its own, and the squared norm of each run in it."""
+        """A sum in its own wire, and the squared norm of each run in it."""
         kept = copy.copy(total)
         total.values = None
         return kept, [
@@ -197,7 +198,7 @@ class SlowModel:
         ]
 
     def _bound(self, bucket: Bucket) -> bool:
-        """Whether there is a constraint, on which the anchor depends, equal on every rank."""
+        """Whether there is a constraint, on which the anchor depends. Equal on every rank."""
         return any(constraint_of(self.slots[piece.leaf]) for piece in bucket.pieces)
 
     def _outer_step(self, bucket: Bucket, values: Any, coefficients: Any) -> Any:
@@ -228,10 +229,11 @@ class SlowModel:
     def _often(
         self, method: Callable[..., Any], bucket: Bucket, name: str = ""
     ) -> Callable[..., Any]:
-        """The method on a bucket, eagerly at first, and as a graph once it is called often.
+        """The method on a bucket, at first eagerly, and as a graph once it is called often.
 
-        For what is done to each variable: of hundreds a graph takes seconds to make. A rank that
-        came later makes it later, so that both ways must give the other ranks the same bits.
+        This is for what is done to each variable, because a graph for hundreds of them takes
+        seconds to make. A rank that came later makes the graph later, so both ways must give the
+        other ranks the same bits.
         """
         key = name or method.__name__, id(bucket)
         self._calls[key] = self._calls.get(key, 0) + 1
@@ -242,14 +244,14 @@ class SlowModel:
     def _graph(
         self, method: Callable[..., Any], bucket: Bucket, name: str = ""
     ) -> Callable[..., Any]:
-        """The method on a bucket as a graph, made once: of many small operations it is faster."""
+        """The method on a bucket as a graph, made once. With many small operations it is faster."""
         key = name or method.__name__, id(bucket)
         if key not in self._graphs:
             self._graphs[key] = tf.function(partial(method, bucket), autograph=False)
         return self._graphs[key]
 
     def scale(self, out: Wire, factor: float) -> None:
-        """Multiply what travels."""
+        """Multiply the memory that travels by a factor."""
         out.values *= tf.cast(factor, out.room.wire)
 
     def nothing(self, out: Wire) -> None:
@@ -257,11 +259,11 @@ class SlowModel:
         out.values = tf.zeros([out.size], out.room.wire)
 
     def anchor(self, bucket: Bucket, out: Wire) -> None:
-        """Write x_{t,0} of a bucket into what travels."""
+        """Write x_{t,0} of a bucket into the memory that travels."""
         out.values = self._anchors(bucket)
 
     def set_anchor(self, bucket: Bucket, values: Wire) -> float:
-        """Take these for a bucket's anchors; return the largest difference, NaN if there is one."""
+        """Set a bucket's anchors; return the largest difference, NaN if there is one."""
         given, values.values = values.values, None
         apart = float(tf.reduce_max(tf.abs(self._anchors(bucket) - given)))
         self._anchor[bucket.room].write(
@@ -281,20 +283,20 @@ class SlowModel:
         return tf.concat([anchor.read(slice(run.start, run.stop)) for run in bucket.runs], 0)
 
     def restart(self) -> None:
-        """Put all that is synchronised to its anchors."""
+        """Set all variables that are synchronised to their anchors."""
         for bucket in self.buckets:
             self._restart(bucket)
 
     # ---- the variables -------------------------------------------------------------------
 
     def _restart(self, bucket: Bucket, since: Any = None) -> None:
-        """Put the variables that end in this bucket to their anchors: they begin a window.
+        """Set the variables that end in this bucket to their anchors, where they begin a window.
 
         The steps that they have taken ``since`` a launch, a `Launched`, are kept.
 
-        There is no writing into a part of a variable, so one that is cut waits for its last bucket.
-        A variable's constraint holds after the slow step as after every local one, and binds the
-        anchor with it; it comes out equal on every rank, since the anchor is.
+        TensorFlow cannot write into a part of a variable, so a variable that is cut waits for its
+        last bucket. A variable's constraint holds after the slow step, as after every local step.
+        It changes the anchor too, and in the same way on every rank, because the anchors are equal.
         """
         slots = [self.slots[piece.leaf] for piece in bucket.pieces if self._ends(piece)]
         bound = []
@@ -317,7 +319,7 @@ class SlowModel:
     def _anchors_of(
         self, room: Room, slots: Sequence[SlowVariable]
     ) -> Iterator[tuple[SlowVariable, Any]]:
-        """Each of these and its anchor, flat. Those that lie side by side are read at once."""
+        """Each of these variables and its anchor, flat. Neighbours are read at once."""
         beside: list[list[SlowVariable]] = []
         for slot in slots:
             if beside and beside[-1][-1].place.stop == slot.place.start:
@@ -343,7 +345,7 @@ class SlowModel:
         self._write(self._anchor, values)
 
     def begin_afresh(self, positions: Collection[int]) -> None:
-        """`anchor_here`, without a slow momentum."""
+        """`anchor_here`, and set the slow momentum to zero."""
         self.anchor_here(positions)
         zeros: dict[Room, list[tuple[slice, Any]]] = {}
         for slot in (self.slots[position] for position in sorted(positions)):
@@ -353,14 +355,15 @@ class SlowModel:
 
     def _write(self, flats: dict[Room, Flat], values: dict[Room, list[tuple[slice, Any]]]) -> None:
         for room, flat in flats.items():
-            # In the order in which they lie there, which with one part is that of their positions.
+            # In the order of their places, which with one part is that of their positions.
             flat.write(sorted(values.get(room, []), key=lambda update: update[0].start))
 
     def saved(self, in_flight: Collection[int]) -> Iterator[tuple[str, Any]]:
         """Anchors and momenta of all variables, with the names under which they are saved.
 
         Args:
-            in_flight: the fragments whose averages have not landed, to save what was launched too.
+            in_flight: the fragments whose averages have not landed; their launched values are saved
+                too.
         """
         for launched in map(self.launched.__getitem__, in_flight):
             for position in launched.positions:
@@ -402,7 +405,7 @@ class SlowModel:
 
 
 def _step_in_place(x: Any, u: Any, d: Any, step: Any, carry: Any, decay: Any, gain: Any) -> None:
-    """The outer step on variables as a whole, without memory for what is between."""
+    """The outer step on whole variables, without memory for intermediate values."""
     descend = tf.raw_ops.ResourceApplyGradientDescent  # var -= alpha * delta
     descend(var=x.handle, alpha=step, delta=d)
     if u is not None:

@@ -1,7 +1,7 @@
 """One Keras optimizer's training: the engine between its steps, eagerly and in graphs.
 
-A sync is a branch of the graph that counts the steps. In the branch Python takes over: the engine
-runs in a thread of its own, and the graph waits for it.
+A sync is a branch of the graph that counts the steps. In this branch Python takes over: the engine
+runs in its own thread, and the graph waits for it.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ from slowmo_hvd.tensorflow.rooms import SlowVariable
 from slowmo_hvd.tensorflow.tensors import SlowModel
 from slowmo_hvd.tensorflow.transport import Transport, stall_watch
 
-_all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that live
+_all: weakref.WeakSet["Training"] = weakref.WeakSet()  # all that exist
 
 
 def trainings_of(variables: Sequence[Any]) -> list["Training"]:
-    """Those whose counters are among these tf.Variables, in the variables' order."""
+    """The trainings whose counters are among these tf.Variables, in the variables' order."""
     by_step = {id(training.counters.step): training for training in _all if training.built}
     return [by_step[id(variable)] for variable in variables if id(variable) in by_step]
 
@@ -52,8 +52,8 @@ def trainings_of(variables: Sequence[Any]) -> list["Training"]:
 class Training:
     """Counts local steps, synchronises when the schedule says so, and holds the slow state.
 
-    Call `before_step` and `after_step` around every attempted step of the inner optimizer, on
-    every rank of the process set. All collectives of training with Keras start here.
+    Call `before_step` and `after_step` around every attempted step of the inner optimizer, on every
+    rank of the process set. All collectives of training with Keras start here.
 
     Attributes:
         engine: synchronises; its counters are set from the variables before each sync.
@@ -78,7 +78,7 @@ class Training:
 
     @property
     def config(self) -> SlowMoConfig:
-        """All that the user has set."""
+        """The user's settings."""
         return self.engine.config
 
     @property
@@ -88,7 +88,7 @@ class Training:
 
     @property
     def member(self) -> bool:
-        """Whether this rank trains in the process set; if not, its steps are local for good."""
+        """Whether this rank trains in the process set. If not, all its steps are local."""
         return self._transport.member
 
     @property
@@ -101,7 +101,7 @@ class Training:
 
         Args:
             groups: the inner optimizers that take the steps, with the variables of each.
-            add_variable: the outer optimizer's.
+            add_variable: the outer optimizer's method.
         """
         self._leaves = [leaf for leaf, _ in groups]
         self._passes = accumulation_steps(groups)
@@ -125,7 +125,7 @@ class Training:
         self.engine.slow = self._slow
         self._frozen: tuple[int, ...] = ()  # the positions in `slots` that are not trained
         self._train(self._frozen)
-        # What the ranks have agreed to train, as `_key`, for the graphs: 0 before they have.
+        # `_key` of what the ranks have agreed to train, for the graphs; 0 before they have agreed.
         self._agreed_key = tf.Variable(0, trainable=False, dtype=tf.int64)
         if elastic_job():
             self._local_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
@@ -135,7 +135,7 @@ class Training:
         self.built = True
 
     def _can_begin(self) -> bool:
-        """Whether the variables have values: not so in the trace that makes them."""
+        """Whether the variables have values. They have none in the trace that makes them."""
         made = [*(slot.variable for slot in self.slots), self.counters.step]
         if not self._ready and initialised(made):
             with tf.init_scope():
@@ -146,24 +146,24 @@ class Training:
 
     @property
     def slots(self) -> list[SlowVariable]:
-        """Every variable's slow state."""
+        """The slow state of every variable."""
         return self._slow.slots
 
     # ---- what is saved -------------------------------------------------------------------
 
     def _saved(self) -> dict[str, Any]:
-        """What is saved beside anchors and momenta, as tf.Variables."""
+        """What is saved besides anchors and momenta, as tf.Variables."""
         restarts = (buffers.restarted_at for buffers in self.inner.buffers)
         return self.counters.named() | {f"restarted_at.{i}": at for i, at in enumerate(restarts)}
 
     def to_save(self) -> Iterator[tuple[str, Any]]:
-        """All that is saved, with names that do not hang on those of the model's layers.
+        """Everything that is saved, with names that do not depend on those of the model's layers.
 
-        The anchors of frozen variables are their values there. Eager; one after the other, so that
-        they are not all in memory.
+        The anchors of frozen variables are saved as the variables' values. Eager. The values are
+        produced one by one, so that they are not all in memory.
 
         Raises:
-            RuntimeError: a sync was broken off, and the state is that of no step.
+            RuntimeError: a sync failed partway, so the state is not that of any step.
         """
         self.engine.settle()
         self._slow.anchor_here(self._frozen)
@@ -184,7 +184,7 @@ class Training:
         self._slow.load(arrays, in_flight(arrays["landing"]))
 
     def begin_afresh(self) -> None:
-        """As if no step had been taken, from the weights as they are now."""
+        """Go back to no step taken, from the weights as they are now."""
         self.engine.mend()
         if int(self.counters.step) == 0:
             return
@@ -197,17 +197,18 @@ class Training:
     # ---- steps ---------------------------------------------------------------------------
 
     def learning_rates(self) -> Any:
-        """γ of each group now, before its optimizer steps on; a float64 tensor."""
+        """γ of each group now, before its optimizer takes the step; a float64 tensor."""
         return tf.stack([tf.cast(leaf.learning_rate, tf.float64) for leaf in self._leaves])
 
     def before_step(self) -> None:
-        """Agree with the other ranks on one start, and anew where other variables are trained.
+        """Agree with the other ranks on one start, and again if other variables are trained.
 
-        Rank-equal: each rank agrees once in its first step, whether its model was built before or
-        is in this step; and after a change of what is trained, which every rank makes before the
-        same step: one that does so alone finds out in `Engine.meet`. In a graph this runs where
-        the graph is made. In the trace that makes the model's variables there is nothing yet to
-        start from; the next trace, of the same step, comes here again.
+        All ranks agree together. Each rank agrees once in its first step, whether its model was
+        built before or is built in this step. It agrees again after a change of what is trained,
+        which every rank makes before the same step; a rank that makes it alone gets an error in
+        `Engine.meet`. In a graph this runs when the graph is made. In the trace that makes the
+        model's variables there is nothing to start from yet. The next trace, of the same step,
+        comes here again.
         """
         if not self.member:
             return
@@ -217,7 +218,7 @@ class Training:
         with tf.init_scope():
             self.engine.check()
             frozen = self._to_freeze()
-            if not self._agreed and before_run():  # rank-equal, see there
+            if not self._agreed and before_run():  # equal on every rank, see there
                 self._train(frozen)
             elif not self._agreed:
                 self.agree()
@@ -226,14 +227,14 @@ class Training:
 
     def _to_freeze(self) -> tuple[int, ...]:
         frozen = self._slow.frozen()
-        # With nothing to train Keras refuses the step.
+        # If there is nothing to train, Keras refuses the step.
         return frozen if len(frozen) < len(self.slots) else self._frozen
 
     def after_step(self, learning_rates: Any) -> None:
         """Count one attempted step, taken at these learning rates; synchronise if that is due.
 
-        Rank-equal: counters decide, and an attempt counts whether or not a rank's gradients were
-        finite. With gradients that add up, the steps that move variables count.
+        It is equal on every rank: counters decide, and an attempt counts whether or not a rank's
+        gradients were finite. If gradients add up, only the steps that move variables count.
         """
         if not self.member or not self._ready:
             return
@@ -246,10 +247,10 @@ class Training:
             tf.cond(acts | refused, self._act, lambda: None)
 
     def _counts(self) -> tuple[Any, Any]:
-        """Whether this step counts, and whether `_check` is to refuse it: bool tensors.
+        """Whether this step counts, and whether `_check` refuses it: bool tensors.
 
-        It is refused if its graph was made for another choice of what is trained. Before the
-        ranks have agreed, in an elastic job, one step does not count, and a second is refused.
+        A step is refused if its graph was made for another choice of what is trained. In an elastic
+        job, before the ranks have agreed, one step does not count, and a second one is refused.
         """
         other = tf.not_equal(self._agreed_key, self._key)
         if not elastic_job():
@@ -261,7 +262,8 @@ class Training:
     def flush(self) -> None:
         """Synchronise now, unless a window has just begun. Eager only.
 
-        What the steps of this window trained: a layer may be frozen between two steps only.
+        It covers the variables that this window's steps trained: a layer can be frozen only between
+        two steps.
         """
         if not self.member:
             return
@@ -274,7 +276,7 @@ class Training:
     # ---- a sync --------------------------------------------------------------------------
 
     def _act(self) -> None:
-        """Have the engine do what is due, in a graph or eagerly. A collective."""
+        """Make the engine do what is due, in a graph or eagerly. A collective."""
         key = tf.constant(self._key, tf.int64)
         if tf.executing_eagerly():
             self._check(key)
@@ -288,7 +290,7 @@ class Training:
         return [*weights, *self.inner.variables(), *self._saved().values()]
 
     def _check(self, key: Any) -> None:
-        """Raise RuntimeError where this step must not have been taken."""
+        """Raise RuntimeError if this step must not have been taken."""
         self.engine.check()
         if int(self._agreed_key) == 0:
             raise RuntimeError(ONE_STEP)
@@ -306,7 +308,7 @@ class Training:
     def average_statistics(self, model: Any) -> None:
         """Average the model's moving statistics, once after each step. A collective, eager.
 
-        Rank-equal: it goes by counters, and by the model, of which every rank has one.
+        It is equal on every rank: it depends on counters, and on the model, which every rank has.
         """
         step, at = self.counters.step, self.counters.statistics_at
         if self.member and self._agreed and int(at) != int(step):
@@ -314,7 +316,7 @@ class Training:
             at.assign(step)
 
     def average_variables(self, variables: Sequence[Any]) -> None:
-        """Make the variables their mean over the workers, and the anchor. A collective, eager."""
+        """Set the variables and the anchor to the variables' mean. A collective, eager."""
         if self.member and self._agreed:
             self._average("the average of the averaged weights (EMA)", list(map(native, variables)))
             self._slow.anchor_here(range(len(self.slots)))
@@ -336,7 +338,7 @@ class Training:
             self._begin(self._to_freeze())
 
     def agree_after_broadcast(self) -> None:
-        """`agree`, on what the root trains: a rank that has just come cannot know that yet."""
+        """`agree` on what the root trains, which a rank that has just come cannot know yet."""
         if not self.member:
             return
         with self._first_step():
@@ -366,7 +368,7 @@ class Training:
         return set(range(len(self.slots))) - set(self._frozen)
 
     def _train(self, frozen: tuple[int, ...]) -> None:
-        """Train all variables but those at these positions."""
+        """Train all variables except those at these positions."""
         self._frozen = frozen
         self._slow.train(frozen)
         self.inner.frozen = {id(native(self.slots[position].variable)) for position in frozen}
@@ -375,13 +377,13 @@ class Training:
     def _change(self, frozen: tuple[int, ...]) -> None:
         """Agree on another choice of what is trained. A collective, eager.
 
-        What is frozen from here on stays where it is; inside a window, where the workers have
-        parted, at their mean. What is trained from here on begins as in a first step. The window
-        goes on.
+        Variables that are frozen now stay where they are. Inside a window, where the workers
+        differ, they take their mean. Variables that are trained from now on begin as in a first
+        step. The window goes on.
 
         Raises:
-            RuntimeError: some ranks go on as before.
-            ValueError: the ranks freeze other variables. Both on every rank alike.
+            RuntimeError: some ranks have not changed their choice. The same on every rank.
+            ValueError: the ranks freeze different variables. The same on every rank.
         """
         stopped = sorted(set(frozen) - set(self._frozen))
         started = set(self._frozen) - set(frozen)
@@ -389,7 +391,7 @@ class Training:
         size = total_bytes(self._slow.buckets)
         what = f"other variables to train after step {step}"
         excluded: tuple[int, ...] = ()
-        self.engine.land()  # on what was trained; every rank that changes that does so
+        self.engine.land()  # on what was trained so far; every rank that changes that does this
         inside = self.engine.parted
         with self.engine.together(
             f"the agreement on {what}", f"to agree on {what}", unnamed=True, size=size
@@ -400,7 +402,7 @@ class Training:
             if inside and stopped:
                 excluded = self.engine.take_mean(self._slow.part(stopped), name).excluded
             ids = self._ids(stopped)
-            # Else they would go on to move the weights apart.
+            # Otherwise they would go on moving the weights apart.
             averages = [a for buffers in self.inner.buffers for a in buffers.averages_of(ids)]
             average(averages, self._transport, f"{name}.averages", self.config.bucket_bytes)
             self._slow.begin_afresh(stopped)
@@ -433,15 +435,15 @@ class Training:
         return self._peer.agree(self.engine, figures)
 
     def _take_anchor(self, positions: set[int], root: int, *, begun: bool) -> None:
-        """Anchor these variables at the root's values, those that had an anchor at its anchor."""
+        """Anchor these variables at the root's values, or at its anchor if they had an anchor."""
         slow = self._slow.part(positions)
         if not begun:
             slow.anchor_here(positions)
         size, name = total_bytes(slow.buckets), f"{self.engine.name}.anchor"
         with stall_watch.sending(self.engine, "in sending the first weights", size=size):
             gaps = take_anchor(slow, self._transport, name, mine=hvd.rank() == root)
-        differ = [gap for gap in gaps if gap != 0]  # a NaN too
-        # No one could broadcast weights that the first step makes.
+        differ = [gap for gap in gaps if gap != 0]  # also true of a NaN
+        # Weights that are made in the first step could not be broadcast before.
         if differ and not self._made_in_first_step:
             warn([unequal_start(hvd.rank(), root, max(differ))])
         if not begun:

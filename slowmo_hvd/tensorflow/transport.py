@@ -1,12 +1,12 @@
-"""The collectives of SlowMo in TensorFlow: sums over the workers, and nothing else.
+"""The collectives of SlowMo in TensorFlow: only sums over the workers.
 
-Every rank calls these in the same order with the same names and sizes, because the engine calls
-them by the schedule and what the ranks agreed on alone. A sum is also the one collective that
+Every rank calls these in the same order with the same names and sizes, because the engine's calls
+depend only on the schedule and on what the ranks agreed on. A sum is also the only collective that
 Horovod still carries out after a rank has called ``hvd.join()``: such a rank adds zeros.
 
-All of this is eager Python. Horovod knows a tensor by the name of its node in a graph, without the
-scopes around it, and eager operations have none; so each sum is a small graph of its own, made
-once. It runs in a thread, since TensorFlow returns only once it is over.
+All of this is eager Python. Horovod identifies a tensor by the name of its node in a graph, without
+the scopes around it, and eager operations have no name. So each sum is its own small graph, made
+once. It runs in a thread, because TensorFlow returns only once it is over.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from slowmo_hvd.core.transport import Transport as CoreTransport
 from slowmo_hvd.tensorflow.rooms import Room, Wire
 
 stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
-critical = CriticalSections(  #: likewise
+critical = CriticalSections(  #: of this process
     hvd.rank,
     HorovodInternalError,
-    # What a graph makes of Horovod's errors.
+    # The errors that a graph raises for Horovod's.
     tf.errors.AbortedError,
     tf.errors.FailedPreconditionError,
     tf.errors.UnknownError,
@@ -37,17 +37,17 @@ critical = CriticalSections(  #: likewise
 
 
 class Transport(CoreTransport):
-    """See `slowmo_hvd.core.transport`. A wire holds a tensor, since none can be written to.
+    """See `slowmo_hvd.core.transport`. A wire holds a tensor, because tensors cannot be written to.
 
     Args:
-        process_set: the ranks that take part, this one among them.
+        process_set: the ranks that take part, including this one.
         compression: a Horovod compressor, or None.
-        device: where to sum, or "" where Horovod thinks best.
+        device: the device on which to sum; with "" Horovod chooses.
     """
 
     critical = critical
     stall_watch = stall_watch
-    wires = 2  # a sum has other memory than what is summed
+    wires = 2  # a sum does not share memory with its terms
 
     def __init__(self, process_set: Any, compression: Any = None, device: str = "") -> None:
         super().__init__(process_set, compression)
@@ -59,23 +59,23 @@ class Transport(CoreTransport):
         return Wire(room, size)
 
     def start_numbers(self, numbers: Sequence[float], name: str) -> Any:
-        """Begin the sum of plain numbers."""
+        """Start the sum of plain numbers."""
         if self.alone or not numbers:
             return list(numbers)
         with tf.device("CPU"):
             return self._start(tf.constant(numbers, tf.float64), name)
 
     def range(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """One of TensorFlow's profiler."""
+        """A range of TensorFlow's profiler."""
         made: contextlib.AbstractContextManager[Any] = tf.profiler.experimental.Trace(name)
         return made
 
     def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """As it is."""
+        """The call as it is."""
         return call
 
     def _finish_numbers(self, started: Any) -> list[float]:
-        """Wait for it."""
+        """Wait for that sum."""
         if isinstance(started, list):
             return started
         numbers: list[float] = started.result().numpy().tolist()
@@ -106,9 +106,9 @@ class Transport(CoreTransport):
 
 
 def run_once(collective: Callable[[Any], Any], spec: Any) -> Callable[[Any], Any]:
-    """The collective as a graph of its own, since only there an operation has a name.
+    """The collective as its own graph, because only in a graph an operation has a name.
 
-    Not by calling the ``tf.function`` itself, which would warn about tracing from its fifth time.
+    The ``tf.function`` itself is not called: from its fifth call on it would warn about tracing.
     """
     made: Callable[[Any], Any] = tf.function(collective, autograph=False).get_concrete_function(
         spec
@@ -117,7 +117,7 @@ def run_once(collective: Callable[[Any], Any], spec: Any) -> Callable[[Any], Any
 
 
 def _sum(tensor: Any, name: str, process_set: Any, device: str) -> Any:
-    # Horovod's elastic.run takes an error for one to recover from if it names its operation.
+    # Horovod's elastic.run recovers from an error if the error names this operation.
     return hvd.allreduce(
         tensor,
         device_dense=device,

@@ -1,7 +1,7 @@
-"""``import slowmo_hvd.torch as hvd`` where ``import horovod.torch as hvd`` stood.
+"""``import slowmo_hvd.torch as hvd`` in place of ``import horovod.torch as hvd``.
 
-Everything that horovod.torch offers is here, submodules included; DistributedOptimizer and
-broadcast_optimizer_state are SlowMo's, and join lands first what is under way.
+It has everything that horovod.torch has, including its submodules. DistributedOptimizer and
+broadcast_optimizer_state are SlowMo's. join first lands the averages that are under way.
 """
 
 # ruff: noqa: E402, F403
@@ -30,4 +30,4 @@ _register_handler()
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """All else is Horovod's, which has no types."""
+        """Everything else is Horovod's, which has no types."""

@@ -1,4 +1,4 @@
-"""Checks of DistributedOptimizer's arguments that need torch to be made."""
+"""Checks of DistributedOptimizer's arguments that need torch."""
 
 import sys
 from collections import Counter
@@ -16,8 +16,8 @@ def check_inner(optimizer: Any) -> None:
     """Raise unless ``optimizer`` is a torch optimizer that is not distributed yet.
 
     Raises:
-        TypeError: it is no torch optimizer.
-        ValueError: it is distributed already, or as `check_groups` has it.
+        TypeError: it is not a torch optimizer.
+        ValueError: it is distributed already, was prepared by Accelerate, or fails `check_groups`.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
@@ -37,9 +37,9 @@ def check_inner(optimizer: Any) -> None:
 
 
 def check_groups(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError unless each group has a learning rate, and whole parameters.
+    """Raise ValueError unless each group has a learning rate and whole parameters.
 
-    Those of integers are fine: they need no gradient, so they are not trained.
+    Parameters of integers are accepted: they need no gradient, so they are not trained.
     """
     name = type(optimizer).__name__
     for index, group in enumerate(optimizer.param_groups):
@@ -64,7 +64,7 @@ def check_groups(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _is_sharded(param: Tensor) -> bool:
-    # Whoever has made a DTensor has imported its module, which takes long.
+    # If there is a DTensor, its module is imported already. Importing it here would take long.
     module = sys.modules.get("torch.distributed.tensor")
     of_fsdp = getattr(param, "_is_flat_param", False)
     return bool(of_fsdp) or (module is not None and isinstance(param, module.DTensor))
@@ -75,8 +75,8 @@ def check_names(
 ) -> list[tuple[str, Tensor]]:
     """The names; raise unless they are unique and cover all of the optimizer's parameters.
 
-    As Horovod's DistributedOptimizer checks them. Where none are given, torch may have some: of an
-    optimizer that was made from named parameters.
+    They are checked as in Horovod's DistributedOptimizer. If none are given, torch may have some,
+    for an optimizer that was made from named parameters.
     """
     if named_parameters is None:
         groups = [group for group in optimizer.param_groups if "param_names" in group]

@@ -7,15 +7,15 @@ from slowmo_hvd.core.buckets import Bucket
 from slowmo_hvd.core.outer import OuterStep
 from slowmo_hvd.torch.rooms import Room
 
-_IN_CACHE = 2**15  # elements of anchor, momentum and displacement that one outer step takes at once
+_IN_CACHE = 2**15  # elements of each of anchor, momentum and displacement in one outer step
 
 
 def displacement(anchor: Tensor, numbers: Tensor, out: Tensor, room: Room) -> Tensor:
-    """d^i = x_{t,0} - x^i into ``out``; return its squared norm, a float64 tensor.
+    """Write d^i = x_{t,0} - x^i into ``out``; return its squared norm, a float64 tensor.
 
-    Half-precision parameters started the window from the anchor rounded to their dtype, so that is
-    what their displacement is measured from: the rounding is no progress of theirs, and the float32
-    anchor keeps what is too small for them to show.
+    Half-precision parameters started the window from the anchor rounded to their dtype. So their
+    displacement is measured from there: the rounding is not progress, and the float32 anchor keeps
+    what is too small for them to hold.
     """
     squares = zero(room)
     for at in strides(len(anchor), room):
@@ -39,12 +39,12 @@ def outer_step(
 
     Args:
         anchor: x_{t,0}, which becomes x_{t+1,0}.
-        momentum: u_t, which becomes u_{t+1}; None where β = 0.
+        momentum: u_t, which becomes u_{t+1}; None if β = 0.
         total: the sum.
-        workers: how many are in it.
+        workers: the number of workers in the sum.
         step: the coefficients.
-        room: where all this is.
-        x: parameters that begin a window there, or None.
+        room: the room of these tensors.
+        x: parameters that begin a window at x_{t+1,0}, or None.
     """
     squares = zero(room)
     for at in strides(len(anchor), room):
@@ -71,14 +71,14 @@ def _outer_step(
 
 
 class OnWires:
-    """What is done to a bucket where it travels, whatever its displacements are measured from."""
+    """Operations on a bucket in the memory that travels, wherever its displacements start from."""
 
     def nothing(self, out: Tensor) -> None:
         """Write zeros, the displacement of a worker that is not sound."""
         out.zero_()
 
     def scale(self, out: Tensor, factor: float) -> None:
-        """Multiply what travels."""
+        """Multiply the memory that travels by a factor."""
         out.mul_(factor)
 
     def keep(self, bucket: Bucket, total: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -87,7 +87,7 @@ class OnWires:
 
 
 def _squared_norms(bucket: Bucket, total: Tensor) -> list[Tensor]:
-    """Of each of a bucket's runs in a sum, float64 tensors."""
+    """The squared norm of each of a bucket's runs in a sum, as float64 tensors."""
     squares = []
     for _, start, stop, offset in bucket.runs:
         square = zero(bucket.room)
@@ -105,8 +105,8 @@ def land(anchor: Tensor, launched: Tensor, numbers: Tensor, out: Tensor, room: R
         anchor: x_{t+1,0}.
         launched: x^i at the launch.
         numbers: x^i.
-        out: takes the new x^i; may be ``numbers``.
-        room: where all this is.
+        out: receives the new x^i; can be ``numbers``.
+        room: the room of these tensors.
     """
     for at in strides(len(anchor), room):
         steps = numbers[at].to(room.wire, copy=True).sub_(launched[at])
@@ -114,12 +114,12 @@ def land(anchor: Tensor, launched: Tensor, numbers: Tensor, out: Tensor, room: R
 
 
 def zero(room: Room) -> Tensor:
-    """A float64 tensor without dimensions."""
+    """A zero, as a float64 tensor without dimensions."""
     return torch.zeros((), dtype=torch.float64, device=room.device)
 
 
 def strides(size: int, room: Room) -> list[slice]:
-    """Slices that a CPU keeps in its cache from one operation to the next; a GPU wants all."""
+    """Slices that fit in a CPU's cache through several operations; one slice of all on a GPU."""
     if room.device.type != "cpu":
         return [slice(0, size)]
     return [slice(at, min(at + _IN_CACHE, size)) for at in range(0, size, _IN_CACHE)]

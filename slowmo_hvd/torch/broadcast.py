@@ -1,4 +1,4 @@
-"""Many tensors from one rank to all, as bytes: the small ones many at once."""
+"""Broadcasts many tensors from one rank to all, as bytes, with small ones joined."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,25 +10,25 @@ from torch import Tensor
 from slowmo_hvd.torch.transport import wait
 
 _CHUNK = 64 * 2**20  # bytes that travel in one collective
-_LARGE = 2**20  # bytes of a tensor that need not be put together with others to travel well
-_WIRES = 2  # one of which is filled or emptied while the other is on its way
+_LARGE = 2**20  # bytes of a tensor that travels well without being joined with others
+_WIRES = 2  # one is filled or emptied while the other is under way
 
 
 class Spec(NamedTuple):
-    """What the other ranks must know of one of the root's tensors."""
+    """What the other ranks must know about one of the root's tensors."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    device: str  #: its type, where it travels on every rank
+    device: str  #: the device type on which it travels, on every rank
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """The tensor's size in bytes."""
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 
 def spec_of(tensor: Tensor) -> Spec:
-    """The tensor's."""
+    """The spec of a tensor."""
     return Spec(tensor.dtype, tuple(tensor.shape), tensor.device.type)
 
 
@@ -43,16 +43,17 @@ def broadcast_tensors(
 ) -> None:
     """Give the root's tensors to all ranks, in place. A collective.
 
-    Large tensors travel from and to their own memory; for small ones, and for those on another
-    device than where they travel, there are two chunks of memory.
+    Large tensors travel in their own memory. For small ones, and for those on another device than
+    the one where they travel, there are two chunks of memory.
 
     Args:
-        tensors: of the same dtypes and shapes on every rank; contiguous, but for the root's.
-        specs: of the root's, equal on every rank.
+        tensors: of the same dtypes and shapes on every rank; contiguous, except on the root.
+        specs: the specs of the root's tensors, equal on every rank.
         root_rank: the global rank that has them.
-        name: the collectives' name, in use for nothing else.
-        devices: where on this rank tensors of a device type other than the CPU travel.
-        process_set: the ranks that take part, this one among them.
+        name: the name of the collectives, which nothing else uses.
+        devices: for each device type other than the CPU, the device on this rank where tensors of
+            that type travel.
+        process_set: the ranks that take part, including this one.
     """
     mine = hvd.rank() == root_rank
     raw = [bytes_of(tensor) for tensor in tensors]
@@ -71,7 +72,7 @@ def broadcast_tensors(
 
 
 class _Transfer(NamedTuple):
-    """A collective under way."""
+    """A collective that is under way."""
 
     handle: int
     wire: Tensor
@@ -79,7 +80,7 @@ class _Transfer(NamedTuple):
 
     @property
     def has_wire(self) -> bool:
-        """Whether it travels in memory of its own."""
+        """Whether it travels in its own memory, separate from the tensors'."""
         return self.wire is not self.parts[0]
 
     def finish(self, *, mine: bool) -> None:
@@ -91,9 +92,9 @@ class _Transfer(NamedTuple):
 
 
 def bytes_of(tensor: Tensor) -> Tensor:
-    """A tensor as uint8, flat; its own memory if it is contiguous.
+    """A tensor as flat uint8; the tensor's own memory if it is contiguous.
 
-    Horovod knows no bfloat16, nor the complex numbers.
+    Horovod supports neither bfloat16 nor complex numbers.
     """
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
@@ -101,7 +102,7 @@ def bytes_of(tensor: Tensor) -> Tensor:
 def _chunks(specs: Sequence[Spec]) -> Iterator[tuple[str, list[tuple[int, slice]]]]:
     """What travels at once, as slices of numbered tensors, and its device type.
 
-    From the specs alone, so alike on every rank.
+    It depends only on the specs, so it is equal on every rank.
     """
     small: dict[str, list[tuple[int, slice]]] = {}
     room: dict[str, int] = {}
@@ -120,7 +121,7 @@ def _chunks(specs: Sequence[Spec]) -> Iterator[tuple[str, list[tuple[int, slice]
 
 
 def _wire(parts: list[Tensor], device: torch.device, *, filled: bool) -> Tensor:
-    """The parts end to end; one that is alone and where it travels from, in its own memory."""
+    """The parts end to end. A single part that is on the device already stays in its own memory."""
     if len(parts) == 1 and parts[0].device == device:
         return parts[0]
     wire = torch.empty(sum(map(len, parts)), dtype=torch.uint8, device=device)

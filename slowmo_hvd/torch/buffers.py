@@ -1,4 +1,4 @@
-"""Line 2 of Algorithm 1: what a new window finds in the inner optimizer's buffers."""
+"""Line 2 of Algorithm 1: what happens to the inner optimizer's buffers when a window begins."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -23,7 +23,7 @@ from slowmo_hvd.torch.transport import Transport
 
 
 def check_strategy(strategy: str, inner: torch.optim.Optimizer) -> None:
-    """Raise ValueError where this optimizer's buffers cannot be treated so."""
+    """Raise ValueError if this optimizer's buffers cannot be treated with this strategy."""
     if strategy != "reset" and isinstance(inner, torch.optim.LBFGS):
         raise ValueError(
             f"buffers={strategy!r} cannot be used with LBFGS: its history pairs gradients with "
@@ -36,7 +36,7 @@ def check_strategy(strategy: str, inner: torch.optim.Optimizer) -> None:
             "learning rate d from all steps since the first, and neither new buffers nor the "
             "workers' mean fit that; use 'maintain'"
         )
-    if strategy == "reset" and options.get("warmup_steps"):  # of schedule-free ones
+    if strategy == "reset" and options.get("warmup_steps"):  # of schedule-free optimizers
         raise ValueError(
             f"buffers='reset' would take {type(inner).__name__}'s count back before its "
             f"warmup_steps={options['warmup_steps']} are done: use a learning-rate scheduler that "
@@ -45,11 +45,11 @@ def check_strategy(strategy: str, inner: torch.optim.Optimizer) -> None:
 
 
 def check_pace(inner: torch.optim.Optimizer, config: SlowMoConfig) -> None:
-    """Raise ValueError where an overlap or fragments do not fit this optimizer.
+    """Raise ValueError if an overlap or fragments do not fit this optimizer.
 
     Args:
         inner: the optimizer.
-        config: how many steps overlap, and how many fragments there are.
+        config: the number of steps that overlap, and the number of fragments.
     """
     name, copies, counts = type(inner).__name__, second_copies(inner), counts_of(inner)
     refuse_few(config, len(parameters_of(inner)), "parameters")
@@ -69,11 +69,11 @@ def check_pace(inner: torch.optim.Optimizer, config: SlowMoConfig) -> None:
 class Buffers:
     """The inner optimizer's buffers and its copies of the weights, through the syncs.
 
-    Which buffers there are to be averaged depends on the gradients that a worker has seen, so the
-    workers must agree on a list of them before they can sum: a worker that never had a gradient for
-    a parameter has no buffer for it. In the header of a sync each worker says whether it has news,
-    a buffer outside the agreed list; the sum of those is equal everywhere, and so is the decision
-    to agree anew. Step counts and other integers are never averaged.
+    Which buffers can be averaged depends on the gradients that a worker has seen: a worker that
+    never had a gradient for a parameter has no buffer for it. So the workers must agree on a list
+    of buffers before they can sum them. In the header of a sync each worker says whether it has
+    news, that is, a buffer outside the agreed list. The sum of these answers is equal everywhere,
+    and so is the decision to agree again. Step counts and other integers are never averaged.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class Buffers:
     def _finite(self) -> bool:
         sums = [
             buffer.sum(dtype=slow_dtype(buffer.dtype)) for buffer in _buffers(self.inner).values()
-        ]  # not their norms: Adam's second moments have no squares in float32
+        ]  # not norms: squares of Adam's second moments do not fit float32
         if not sums:
             return True
-        device = sums[0].device  # one look at a GPU
+        device = sums[0].device  # synchronise with a GPU only once
         return bool(torch.stack([total.double().to(device) for total in sums]).isfinite().all())
 
     def has_news(self) -> bool:
@@ -119,17 +119,17 @@ class Buffers:
     def cross(
         self, slow: SlowModel, fragments: Collection[int], *, sound: bool, opens_window: bool
     ) -> "_Crossing":
-        """Come to a sync."""
+        """Begin a sync."""
         inside = {position for fragment in fragments for position in slow.parts[fragment]}
         return _Crossing(self, slow, self.strategy, inside, sound=sound, opens_window=opens_window)
 
     def stop(self, slow: SlowModel, *, sound: bool) -> "_Crossing":
-        """Come to where parameters stop being trained."""
+        """Begin when parameters stop being trained."""
         return _Stop(self, slow, "maintain", set(slow.params), sound=sound, opens_window=False)
 
 
 class _Crossing:
-    """The way through one sync."""
+    """The inner optimizer's part in one sync."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class _Crossing:
     def _average(self, name: str) -> Iterator[Load]:
         """Average the agreed buffers over the workers that have them.
 
-        Never compressed: Adam divides by second moments, which half precision rounds to 0.
+        They are never compressed: Adam divides by second moments, which half precision rounds to 0.
         """
         own = self._own()
         keys = [key for key in self._buffers.agreed if key.position in self._inside]
@@ -189,10 +189,10 @@ class _Crossing:
         return self._sums(keys, own, land, "buffers")
 
     def _follow(self, workers: int, name: str) -> Iterator[Load]:
-        """Put the copies to where they belong beside the new weights.
+        """Move the copies with the new weights.
 
-        A worker without a copy, since it has seen no gradient yet or was left out, will begin one
-        where the weights are: then so do the others'.
+        A worker may have no copy, because it has seen no gradient yet or was left out. It will
+        start one at the weights. Then the others' copies are also set to the weights.
         """
         copies = {key: copy for key, copy in self._copies.items() if copy is not None}
         own = copies if self._sound else {}
@@ -209,7 +209,7 @@ class _Crossing:
     def _owners(
         self, keys: Iterable[BufferKey], own: Collection[BufferKey], name: str
     ) -> dict[BufferKey, float]:
-        """How many workers have each. A collective."""
+        """The number of workers that have each. A collective."""
         transport, keys = self._buffers.transport, list(keys)
         counts = transport.sum_numbers([float(key in own) for key in keys], name)
         return dict(zip(keys, counts, strict=True))
@@ -237,7 +237,7 @@ class _Crossing:
 
 
 class _Stop(_Crossing):
-    """Where parameters stop being trained: the buffers of the others go on."""
+    """Parameters stop being trained: the buffers of the others go on."""
 
     def end(self) -> None:
         pass

@@ -1,11 +1,12 @@
 """Who called: the user's script, or code that calls step() for other reasons than training.
 
-Both Horovod's own ``broadcast_optimizer_state`` and torch's distributed checkpoint fill an empty
-optimizer state by zero gradients and a call of ``step()``, on those ranks alone whose state is
-empty. Such a call must not count, or the ranks' schedules part. Zero gradients do not tell it
-from a real step (a rank may well see none but zeros); who calls does.
+Horovod's own ``broadcast_optimizer_state`` and torch's distributed checkpoint both fill an empty
+optimizer state with zero gradients and a call of ``step()``, only on the ranks whose state is
+empty. Such a call must not count, or the ranks' schedules would diverge. Zero gradients do not
+distinguish it from a real step, because a rank can really have only zeros. The caller does.
 
-torch's distributed checkpoint also takes of a state_dict what it knows, and drops the slow state.
+torch's distributed checkpoint also takes only what it knows from a state_dict, and drops the slow
+state.
 """
 
 import sys
@@ -15,7 +16,7 @@ from types import FrameType
 _CHECKPOINT = "torch.distributed.checkpoint.state_dict"
 _INITIALISERS = frozenset({"horovod.torch.functions", _CHECKPOINT})
 _SCHEDULE_FREE_WRAPPERS = "schedulefree.wrap_schedulefree"
-_DEPTH = 8  # wrappers of torch and of schedulers between them and us
+_DEPTH = 8  # wrappers by torch and by schedulers between them and us
 
 
 def is_initialising_state() -> bool:
@@ -24,7 +25,7 @@ def is_initialising_state() -> bool:
 
 
 def is_distributed_checkpoint() -> bool:
-    """Whether one of torch's ``get_optimizer_state_dict`` and the like has called."""
+    """Whether torch's ``get_optimizer_state_dict`` or a similar function has called."""
     return _called_from({_CHECKPOINT})
 
 
@@ -40,13 +41,14 @@ def _called_from(modules: Collection[str]) -> bool:
 
 
 def refuse_schedule_free_around() -> None:
-    """Raise TypeError if ``step()`` was called by a ScheduleFreeWrapper around our optimizer.
+    """Raise TypeError if a ScheduleFreeWrapper around our optimizer called ``step()``.
 
-    It shows us z in the parameters, and y between the steps; x would never be averaged.
+    During the step we would see z in the parameters, and y between the steps. x would never be
+    averaged.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        # Not by f_locals: a frame keeps what is looked at there alive until it ends.
+        # Not with f_locals: what is read there stays alive until the frame ends.
         if frame.f_globals.get("__name__", "").startswith(_SCHEDULE_FREE_WRAPPERS):
             raise TypeError(
                 "ScheduleFreeWrapper cannot be put around a DistributedOptimizer, which would "

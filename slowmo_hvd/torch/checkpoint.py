@@ -1,4 +1,4 @@
-"""The slow state of a torch optimizer as it is saved: `slowmo_hvd.core.state` says in what form."""
+"""The slow state of a torch optimizer as it is saved, in the form of `slowmo_hvd.core.state`."""
 
 import math
 from typing import Any
@@ -15,14 +15,14 @@ from slowmo_hvd.torch.training import Training
 
 
 def slow_state(training: Training, inner: Any) -> dict[str, Any]:
-    """All that there is to save; the tensors are live.
+    """Everything that is to be saved; the tensors are not copies.
 
     Args:
-        training: whose state.
-        inner: the inner optimizer's state_dict, to save the form of it.
+        training: the training whose state is saved.
+        inner: the inner optimizer's state_dict, whose form is saved.
 
     Raises:
-        RuntimeError: a sync was broken off, and the state is that of no step.
+        RuntimeError: a sync failed partway, so the state is not that of any step.
     """
     engine, known = training.engine, training.known
     engine.settle()
@@ -32,7 +32,7 @@ def slow_state(training: Training, inner: Any) -> dict[str, Any]:
     elif known.are(groups) and known.formed_as(groups):
         slow, rates = training.slow, engine.rates
     else:
-        engine.land()  # as the next step would begin
+        engine.land()  # as the next step would do
         now = known.at_a_sync(groups)  # new parameters have not had a step yet
         slow = training.extended(now)[0]
         rates = [now.follow(known, of_fragment) for of_fragment in engine.rates]
@@ -52,7 +52,7 @@ def slow_state(training: Training, inner: Any) -> dict[str, Any]:
 
 
 def check_slow_state(training: Training, saved: Any, inner: Any) -> None:
-    """Raise ValueError unless ``saved`` and the inner state with it can be loaded wholly."""
+    """Raise ValueError unless ``saved`` and the inner state with it can be loaded completely."""
     params = list(map(real, parameters_of(training.inner)))
 
     def fault(name: str, position: int, tensor: Any) -> str | None:
@@ -72,13 +72,13 @@ def check_slow_state(training: Training, saved: Any, inner: Any) -> None:
 @torch.inference_mode(False)
 @torch.no_grad()
 def load_slow_state(training: Training, saved: Any) -> None:
-    """Take a checked slow state over, or begin afresh if it is None."""
+    """Take over a checked slow state, or start from scratch if it is None."""
     slow = known = None
     saved = None if saved is None else migrated(saved)
     if saved is not None and saved["step"] + len(saved["anchor"]):
-        # First all that can fail, for want of memory. What is frozen now but was trained, or the
-        # reverse, is for the next agreement.
-        training.engine.wait()  # it may write into what is loaded, if that is our own
+        # First everything that can fail for lack of memory. Parameters that were trained and are
+        # frozen now, or the reverse, are left to the next agreement.
+        training.engine.wait()  # it may write into what is loaded, if these are our own tensors
         tensors = saved["anchor"], saved["momentum"], saved["launched"]
         groups, held = training.groups(), saved["anchor"]
         known = Parameters(groups, [place in held for place in range(sum(map(len, groups)))])
@@ -106,12 +106,12 @@ def _shapes(inner: torch.optim.Optimizer) -> list[tuple[int, ...]]:
 
 
 def _fault(tensor: Any, dtype: torch.dtype) -> str | None:
-    """What is wrong with a saved tensor that is to be of this dtype."""
+    """What is wrong with a saved tensor that should have this dtype."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         return f"is no dense tensor with values but a {type(tensor).__name__}"
     if tensor.dtype != dtype:
         return f"is {tensor.dtype} and this optimizer keeps {dtype}"
     if tensor.numel() == 0:
         return None
-    least, largest = tensor.aminmax()  # NaN, both, if any element is
+    least, largest = tensor.aminmax()  # both are NaN if any element is
     return None if math.isfinite(least) and math.isfinite(largest) else "is not finite"

@@ -12,7 +12,7 @@ from slowmo_hvd.torch.functions import broadcast_optimizer_state
 
 
 class SlowMoStateHandler(OptimizerStateHandler):  # type: ignore[misc]
-    """Saves and restores by state_dict, as Horovod's handler; synchronises by our broadcast."""
+    """Saves and restores by state_dict, like Horovod's handler; synchronises by our broadcast."""
 
     def sync(self) -> None:
         """Give every rank rank 0's state. A collective."""
@@ -20,12 +20,14 @@ class SlowMoStateHandler(OptimizerStateHandler):  # type: ignore[misc]
 
 
 def register_handler() -> None:
-    """Put our handler into the place of Horovod's, which takes any torch optimizer.
+    """Replace Horovod's handler, which takes any torch optimizer, by ours.
 
-    Our broadcast calls Horovod's for those that are not ours, and knows ours in wrappers too.
+    For optimizers that are not SlowMo's, our broadcast calls Horovod's. It finds ours in wrappers
+    too.
 
-    A worker may be found to be lost where an optimizer's state is saved, which waits for what is
-    under way. So everything waits for that, or a commit would have a model that is newer than it.
+    Saving an optimizer's state waits for what is under way, and may find there that a worker is
+    lost. So every save waits first. Otherwise a commit could hold a model that is newer than the
+    optimizer's state.
     """
     set_handler_registry(
         [
@@ -36,7 +38,7 @@ def register_handler() -> None:
 
 
 def _settling(handler: type[StateHandler]) -> type[StateHandler]:
-    """The handler, but that it saves only when nothing is on the wire."""
+    """The handler, changed to save only when nothing is on the wire."""
 
     class Settling(handler):  # type: ignore[misc]
         def save(self) -> None:

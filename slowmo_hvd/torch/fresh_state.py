@@ -1,6 +1,6 @@
-"""Putting an inner optimizer back to where it had taken no step: moments and step counts alike.
+"""Set an inner optimizer back to before its first step: both moments and step counts.
 
-A step count that survived its moments would switch Adam's bias correction off.
+If the step count were kept while the moments are reset, Adam's bias correction would be off.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Their first step finds zeros. Not so of the others: zeros would stop Rprop for ever.
+# Their state begins as zeros. That of others does not: zeros would stop Rprop for ever.
 _BEGIN_WITH_ZEROS = (
     torch.optim.SGD,
     torch.optim.Adadelta,
@@ -26,8 +26,8 @@ _BEGIN_WITH_ZEROS = (
 def reset(inner: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
     """Leave the inner optimizer as if it had taken no step of these parameters.
 
-    Where zeros are that, the tensors stay and become zeros: a compiled step is compiled again
-    whenever the entries of ``state`` come or go.
+    If zeros have that effect, the tensors stay and become zeros, because a compiled step is
+    compiled again whenever entries of ``state`` come or go.
     """
     states = [(param, inner.state[param]) for param in params if param in inner.state]
     tensors = _to_be_zeros(inner, states)
@@ -40,15 +40,15 @@ def reset(inner: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
 
 
 def forget(inner: torch.optim.Optimizer) -> None:
-    """`reset` of all parameters by leaving nothing, which is what any fresh optimizer has."""
-    inner.state.clear()  # of what is no parameter of its any more too
+    """`reset` all parameters by leaving no state, as in any new optimizer."""
+    inner.state.clear()  # also the state of former parameters
     _leave_nothing(inner, [param for group in inner.param_groups for param in group["params"]])
 
 
 def _leave_nothing(inner: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
     for param in params:
         inner.state.pop(param, None)
-    if isinstance(inner, torch.optim.Adagrad):  # in torch, the one that fills its state when made
+    if isinstance(inner, torch.optim.Adagrad):  # the only one in torch with a state from the start
         fresh = type(inner)([{"params": list(params)}], **inner.defaults)
         inner.state.update(fresh.state)
     _restart_counts(inner)
@@ -57,10 +57,10 @@ def _leave_nothing(inner: torch.optim.Optimizer, params: Sequence[Tensor]) -> No
 def _to_be_zeros(
     inner: torch.optim.Optimizer, states: Iterable[tuple[Tensor, Any]]
 ) -> list[Tensor] | None:
-    """The tensors to make zero, if that is the same as to have none."""
+    """The tensors to set to zero, if that has the same effect as having none."""
     if type(inner) not in _BEGIN_WITH_ZEROS:
         return None
-    # SGD's first step takes the whole gradient for its momentum, and all others dampen it.
+    # SGD's first step takes the whole gradient as its momentum, and all later ones dampen it.
     if any(group.get("dampening", 0) != 0 for group in inner.param_groups):
         return None
     tensors: list[Tensor] = []
@@ -73,7 +73,7 @@ def _to_be_zeros(
 
 
 def _is_as_new(value: Any, param: Tensor) -> bool:
-    """Whether the next step would make such a tensor: not if the model was cast or moved since."""
+    """Whether the next step would make such a tensor. Not if the model was cast or moved since."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.requires_grad:
         return False
     if value.dim() == 0 and param.dim() > 0:  # a step count
@@ -82,10 +82,10 @@ def _is_as_new(value: Any, param: Tensor) -> bool:
 
 
 def _restart_counts(inner: torch.optim.Optimizer) -> None:
-    """Take back what some optimizers count in their groups, such as schedule-free ones' ``k``.
+    """Undo what some optimizers count in their groups, such as ``k`` of schedule-free ones.
 
-    A number among the defaults that no constructor takes is not an option but a count, and so is
-    a "step" that was added later. torch's own count in the state alone.
+    A number in the defaults that no constructor takes is a count and not an option. So is a "step"
+    that was added later. torch's own optimizers count only in the state.
     """
     counts = counts_of(inner)
     for group in inner.param_groups:
@@ -97,10 +97,10 @@ def _restart_counts(inner: torch.optim.Optimizer) -> None:
 
 
 def counts_of(inner: torch.optim.Optimizer) -> dict[str, Any]:
-    """What the optimizer counts in its groups, and what each begins with."""
+    """The counts that the optimizer keeps in its groups, and the value with which each begins."""
     options = _constructors_arguments(type(inner))
     if "lr" not in options or type(inner).__module__.startswith("torch."):
-        return {}  # without "lr" its options come to it by other ways
+        return {}  # without "lr" it gets its options in another way
     counts: dict[str, Any] = {
         key: value
         for key, value in inner.defaults.items()

@@ -1,4 +1,4 @@
-"""Parameters that are not trained: nothing of them is sent, once all ranks hold the same."""
+"""Parameters that are not trained: once all ranks hold the same, nothing of them is sent."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ _WORD = Room(torch.device("cpu"), torch.uint8, torch.int64)
 def take_roots(
     params: Sequence[Tensor], root: int, transport: Transport, name: str, bucket_bytes: int
 ) -> float:
-    """Give all ranks the root's values, if a checksum of some rank's differs. A collective.
+    """Give all ranks the root's values, if any rank's checksum differs. A collective.
 
     Args:
-        params: dense tensors of any dtype, alike on every rank but for their values.
-        root: the global rank whose values all take.
+        params: dense tensors of any dtype, equal on every rank except for their values.
+        root: the global rank whose values all ranks take.
         transport: how to send.
-        name: the collectives' name, in use for nothing else.
-        bucket_bytes: of a bucket, at the most.
+        name: the name of the collectives, which nothing else uses.
+        bucket_bytes: the largest size of a bucket.
 
     Returns:
         The largest difference of a number from the root's.
@@ -35,7 +35,7 @@ def take_roots(
     for param in params:
         checksum = zlib.crc32(bytes_of(param.cpu()).numpy(), checksum)  # type: ignore[arg-type]
     by_rank = transport.gather([checksum], f"{name}.checksum")
-    if all(row == by_rank[root] for row in by_rank.values()):  # from a sum: on every rank, or none
+    if all(row == by_rank[root] for row in by_rank.values()):  # from a sum, so equal on every rank
         return 0.0
     numbers = list(map(real, params))
     leaves = {
@@ -52,7 +52,7 @@ def take_roots(
 
 
 class _Roots:
-    """A bucket of them as integers, whatever the dtype; only the root's are not 0."""
+    """A bucket of these tensors as integers, whatever the dtype; only the root's are not 0."""
 
     exact = True
 
@@ -69,7 +69,7 @@ class _Roots:
         self._bucket, self._numbers, self._gaps, self._mine = bucket, numbers, gaps, mine
 
     def _parts(self, wire: Tensor) -> Iterator[tuple[Tensor, slice, Tensor]]:
-        """Of each piece the tensor, the slice of its elements, and its bytes on the wire."""
+        """For each piece: the tensor, the slice of its elements, and its bytes on the wire."""
         raw, word = wire.view(torch.uint8), wire.itemsize
         for leaf, start, stop, offset in self._bucket.pieces:
             numbers = self._numbers[leaf]
@@ -85,7 +85,7 @@ class _Roots:
 
     def land(self, total: Tensor) -> None:
         for numbers, inside, part in self._parts(total):
-            roots = part.clone().view(numbers.dtype)  # at an address that suits the dtype
+            roots = part.clone().view(numbers.dtype)  # aligned for the dtype
             gap = read(numbers, inside).cpu().double() - roots.double()
             self._gaps.append(gap.abs().max().item())
             write(numbers, inside, roots.to(numbers.device))

@@ -1,4 +1,4 @@
-"""Horovod's functions on optimizers, where SlowMo's have more state than Horovod knows of."""
+"""Horovod's functions for optimizers, which here also handle SlowMo's slow state."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -23,37 +23,38 @@ _NOT_CALLED = "Likely some rank does not call it, or has died"
 def broadcast_optimizer_state(
     optimizer: torch.optim.Optimizer, root_rank: int, model: torch.nn.Module | None = None
 ) -> None:
-    """Give every rank the root's optimizer state: the inner one, and SlowMo's slow state.
+    """Give every rank the root's optimizer state: the inner state and SlowMo's slow state.
 
-    In the place of ``horovod.torch.broadcast_optimizer_state``, which does not know the slow
-    state, fills an empty state by calling ``step()``, and refuses LBFGS. For an optimizer that
-    is not SlowMo's it calls Horovod's. A collective over the optimizer's process set.
+    It replaces ``horovod.torch.broadcast_optimizer_state``, which does not know the slow state,
+    fills an empty state by calling ``step()``, and refuses LBFGS. For an optimizer that is not
+    SlowMo's it calls Horovod's function. A collective over the optimizer's process set.
 
     Args:
-        optimizer: the optimizer, on every rank; or Accelerate's or Lightning's wrapper around it.
-        root_rank: the global rank whose state all take.
+        optimizer: the optimizer, on every rank, or Accelerate's or Lightning's wrapper around it.
+        root_rank: the global rank whose state all ranks take.
         model: for Horovod's function, to find sparse parameters.
 
     Raises:
         ValueError: the root's state does not fit this rank's optimizer.
-        RuntimeError: a sync was broken off on the root; on every rank.
+        RuntimeError: on every rank, if a sync failed partway on the root.
     """
     ours = ours_in(optimizer)
     if ours is None:
         hvd.broadcast_optimizer_state(optimizer, root_rank, model)
     elif ours.process_set.included():
         state = _received(ours, root_rank)
-        # The root loads too, so that all ranks compare notes alike in their next step.
+        # The root loads too, so that all ranks compare their states in their next step.
         try:
             ours.load_state_dict(state)
         finally:
-            ours._training.take_spare()  # what was made to receive it in, if it is refused
+            ours._training.take_spare()  # made to receive the state, and left over if it is refused
 
 
 def join(device: int = -1) -> int:
-    """Say that this rank has no more batches, and wait until all ranks do; others train on.
+    """Tell the other ranks that this one has no more batches, and wait until all ranks have joined.
 
-    In the place of ``horovod.torch.join``: what is under way with an overlap lands first.
+    The other ranks train on. It replaces ``horovod.torch.join``: with an overlap, the averages that
+    are under way land first.
 
     Args:
         device: the GPU on which to take part in the others' sums; -1 for the CPU.
@@ -67,9 +68,9 @@ def join(device: int = -1) -> int:
 
 
 def ours_in(optimizer: Any) -> DistributedOptimizer | None:
-    """The DistributedOptimizer that ``optimizer`` is or, in wrappers of any depth, holds.
+    """Find the DistributedOptimizer that ``optimizer`` is, or holds in wrappers of any depth.
 
-    Lightning's wrapper passes for an instance of what it wraps, but has not its attributes.
+    Lightning's wrapper passes for an instance of what it wraps, but does not have its attributes.
     """
     for layer in layers(optimizer):
         if isinstance(layer, DistributedOptimizer) and "_training" in vars(layer):
@@ -80,7 +81,7 @@ def ours_in(optimizer: Any) -> DistributedOptimizer | None:
 @torch.inference_mode(False)
 @torch.no_grad()
 def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
-    """The root's state_dict, on the root its own. A collective."""
+    """The root's state_dict; on the root its own. A collective."""
     owner, process_set = optimizer._training.engine, optimizer.process_set
     mine = hvd.rank() == root_rank
     tensors: list[Tensor] = []
@@ -88,7 +89,7 @@ def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
     if mine:
         try:
             skeleton = _take_out(optimizer.state_dict(), tensors)
-        except RuntimeError as error:  # a sync was broken off; the others are to hear of it
+        except RuntimeError as error:  # a sync failed partway; the others must know
             refused = str(error)
     with critical.entered(owner, "broadcast_optimizer_state", unnamed=True):
         with stall_watch.waiting(owner, "in broadcast_optimizer_state", cause=_NOT_CALLED):
@@ -119,14 +120,15 @@ def _received(optimizer: DistributedOptimizer, root_rank: int) -> Any:
 def _destinations(
     optimizer: DistributedOptimizer, skeleton: Any, specs: Sequence[Spec]
 ) -> list[Tensor]:
-    """Where this rank receives the root's tensors.
+    """The tensors in which this rank receives the root's.
 
-    Its own state's, if that has the same tensors and will be taken: that needs no memory. A slow
-    state that it has not is made, for it to go on with. Else all are new, the others on the CPU,
-    so that a state which is refused changes nothing.
+    They are those of its own state, if that has the same tensors and the root's state will be
+    accepted: this needs no memory. If this rank has no such slow state, one is made, and training
+    goes on with it. Otherwise all tensors are new, and those outside the slow state are on the CPU,
+    so that a state that is refused changes nothing.
     """
     inner = optimizer._inner.state_dict()
-    # A RuntimeError: a sync was broken off here, and what is received mends it.
+    # A RuntimeError means that a sync failed partway here; what is received mends it.
     with contextlib.suppress(KeyError, ValueError, RuntimeError):
         slow_of_own = slow_state(optimizer._training, inner)
         own = _paired(skeleton, {**inner, "slowmo": slow_of_own})
@@ -152,10 +154,10 @@ def _checked(
     specs: Sequence[Spec],
     own: Mapping[int, Tensor],
 ) -> list[Tensor]:
-    """These tensors, if they are as the root's and what is received there will be taken.
+    """Return these tensors if they match the root's and what they receive will be accepted.
 
     Raises:
-        ValueError: they are not, or it will not.
+        ValueError: they do not match, or it will not be accepted.
     """
     same = [own.get(index) for index in range(len(specs))]
     if not _can_receive(same, specs):
@@ -183,7 +185,7 @@ def _is_as(tensor: Tensor, spec: Spec) -> bool:
 
 
 class _Hole:
-    """Stands in a nested structure for a tensor that travels by itself."""
+    """Stands in a nested structure for a tensor that travels separately."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -201,7 +203,7 @@ def _take_out(value: Any, tensors: list[Tensor]) -> Any:
 
 
 def _paired(value: Any, own: Any) -> dict[int, Tensor]:
-    """The tensors that stand in ``own`` where ``value`` has holes, by the holes' numbers."""
+    """The tensors in ``own`` at the places where ``value`` has holes, by the holes' numbers."""
     found: dict[int, Tensor] = {}
     if isinstance(value, _Hole):
         if isinstance(own, Tensor):

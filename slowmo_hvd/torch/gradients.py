@@ -1,4 +1,4 @@
-"""What happens to this rank's gradients before the inner step: unscaled, or made dense."""
+"""What happens to this rank's gradients before the inner step: they are unscaled or made dense."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +12,8 @@ from slowmo_hvd.torch.parameters import parameters_of
 def overflowed(optimizer: torch.optim.Optimizer) -> bool:
     """Whether GradScaler found an infinite gradient on this rank.
 
-    GradScaler sets ``found_inf`` and ``grad_scale`` on an optimizer that has
-    ``_step_supports_amp_scaling`` before it calls ``step()``, and takes them away after.
+    Before GradScaler calls ``step()`` of an optimizer that has ``_step_supports_amp_scaling``, it
+    sets ``found_inf`` and ``grad_scale`` on it, and removes them afterwards.
     """
     found = optimizer.__dict__.get("found_inf")
     return found is not None and bool(found)
@@ -33,7 +33,7 @@ def unscale(optimizer: torch.optim.Optimizer) -> None:
 def takes_sparse_only(inner: torch.optim.Optimizer) -> bool:
     """Whether the inner optimizer refuses dense gradients.
 
-    Horovod's ``sparse_as_dense`` makes them dense for its wire, and sparse again for the step.
+    Horovod's ``sparse_as_dense`` makes them dense to send them, and sparse again for the step.
     """
     return isinstance(inner, torch.optim.SparseAdam)
 
@@ -41,7 +41,7 @@ def takes_sparse_only(inner: torch.optim.Optimizer) -> bool:
 def densify(
     optimizer: torch.optim.Optimizer, closure: Callable[[], float] | None
 ) -> Callable[[], float] | None:
-    """Make sparse gradients dense now, or, with a closure, whenever it has computed them."""
+    """Make sparse gradients dense now, or with a closure each time it has computed them."""
     if closure is None:
         _make_dense(optimizer)
         return None

@@ -1,4 +1,4 @@
-"""For Hugging Face's Trainer: one model for all workers where it evaluates and saves."""
+"""For Hugging Face's Trainer: one model for all workers before it evaluates and saves."""
 
 from typing import Any
 
@@ -12,17 +12,18 @@ __all__ = ["FlushCallback"]
 
 
 class FlushCallback(transformers.TrainerCallback):
-    """Brings SlowMo's workers together before the Trainer evaluates or saves, and at the end.
+    """Averages SlowMo's workers before the Trainer evaluates or saves, and at the end of training.
 
-    Then rank 0 alone saves and logs. Give it to the Trainer of every rank, before callbacks that
-    stop training, and give all of them the same TrainingArguments: whether to flush goes by them.
+    Only rank 0 then saves and logs. Give this callback to the Trainer of every rank, before
+    callbacks that stop training. Give all ranks the same TrainingArguments, because these decide
+    when to flush.
 
     Raises:
-        TypeError: as training begins, if the optimizer is not SlowMo's.
+        TypeError: when training begins, if the optimizer is not SlowMo's.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        """Make sure that there is something to flush, and that rank 0 speaks for all."""
+        """Check that there is something to flush, and make rank 0 the Trainer's main process."""
         if _ours(about["optimizer"]) is None:
             raise TypeError(
                 "FlushCallback needs a DistributedOptimizer from slowmo_hvd.torch, got "
@@ -32,32 +33,32 @@ class FlushCallback(transformers.TrainerCallback):
         state.is_world_process_zero = hvd.rank() == 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **about: Any) -> Any:
-        """Flush, if it is about to evaluate or save."""
+        """Flush, if the Trainer is about to evaluate or save."""
         return _flush(control, **about)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **about: Any) -> Any:
-        """Flush, if it is about to evaluate or save."""
+        """Flush, if the Trainer is about to evaluate or save."""
         return _flush(control, **about)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        """Leave one model."""
+        """Flush, so that all ranks have the same model."""
         _of(about["optimizer"]).flush(about["model"])
 
 
 def _ours(optimizer: Any) -> DistributedOptimizer | None:
-    """What is inside Accelerate's wrapper, if it is one of SlowMo's."""
+    """The optimizer inside Accelerate's wrapper, if it is one of SlowMo's."""
     inside = (each for each in layers(optimizer) if isinstance(each, DistributedOptimizer))
     return next(inside, None)
 
 
 def _of(optimizer: Any) -> DistributedOptimizer:
     ours = _ours(optimizer)
-    assert ours is not None  # checked where training began
+    assert ours is not None  # checked when training began
     return ours
 
 
 def _flush(control: Any, optimizer: Any, model: Any, **others: Any) -> Any:
-    # The same on every rank: the steps are counted alike, and all have the same arguments.
+    # Equal on every rank: all count the same steps and have the same arguments.
     if control.should_evaluate or control.should_save:
         _of(optimizer).flush(model)
     if hvd.rank() != 0:

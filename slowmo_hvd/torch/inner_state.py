@@ -1,4 +1,4 @@
-"""Loading the inner optimizer's state: wholly, or not at all and with a ValueError."""
+"""Loads the inner optimizer's state: completely, or not at all and with a ValueError."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from slowmo_hvd.torch.parameters import parameters_of
 def tensor_form(value: Any) -> str | None:
     """The form of a tensor in an optimizer's state, as `slowmo_hvd.core.form` compares it."""
     if not isinstance(value, Tensor):
-        return array_form(value)  # an array in a tensor's place is no tensor
+        return array_form(value)  # an array where a tensor is expected
     form = f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if type(value) is not Tensor:
         form = f"{type(value).__name__} {form}"
@@ -26,10 +26,10 @@ def tensor_form(value: Any) -> str | None:
 
 @contextlib.contextmanager
 def unchanged_on_error(inner: torch.optim.Optimizer) -> Iterator[None]:
-    """Put the optimizer back to where it was if loading fails.
+    """Set the optimizer back to what it was if loading fails.
 
-    torch's own loading replaces the state and the groups; an optimizer with a loading of its own
-    may write into the dicts that it has. The tensors in them are taken to stay as they are.
+    torch's own loading replaces the state and the groups. An optimizer with its own loading may
+    write into the existing dicts. The tensors in them are assumed not to change.
     """
     attributes = dict(vars(inner))
     groups = [(group, dict(group)) for group in inner.param_groups]
@@ -57,11 +57,11 @@ def load_inner(inner: torch.optim.Optimizer, state_dict: dict[str, Any], *, ours
 
     Args:
         inner: the optimizer.
-        state_dict: its state, without the slow one.
+        state_dict: its state, without the slow state.
         ours: whether it was saved beside a slow state, so that its parameters are 0, 1, 2, ...
 
     Raises:
-        ValueError: it does not fit, by the optimizer's word or by the options that it has now.
+        ValueError: it does not fit, according to the optimizer or to the options that it has now.
     """
     if type(inner).load_state_dict is torch.optim.Optimizer.load_state_dict:
         wrong = _misnumbered(state_dict, in_order=ours)
@@ -70,7 +70,7 @@ def load_inner(inner: torch.optim.Optimizer, state_dict: dict[str, Any], *, ours
     before = [dict(group) for group in inner.param_groups]
     try:
         inner.load_state_dict(state_dict)
-    except Exception as error:  # of any type: an optimizer may have any loading of its own
+    except Exception as error:  # of any type: an optimizer can have its own loading
         raise refusal(
             f"the inner optimizer {type(inner).__name__} does not take its part of it "
             f"({type(error).__name__}: {error}); take a checkpoint of this optimizer and model"
@@ -83,10 +83,10 @@ def load_inner(inner: torch.optim.Optimizer, state_dict: dict[str, Any], *, ours
 
 
 def _uncast_scalars(inner: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> None:
-    """Put scalars back in the dtype that they were saved in.
+    """Set scalars back to the dtype in which they were saved.
 
-    torch casts all but "step" to the parameter's dtype, though the optimizers make them float32:
-    NAdam's product of momenta would be rounded to bfloat16 by each resuming.
+    torch casts everything except "step" to the parameter's dtype, though the optimizers make
+    scalars in float32. Each resume would round NAdam's product of momenta to bfloat16.
     """
     for number, param in enumerate(parameters_of(inner)):
         for key, value in saved.get(number, {}).items():

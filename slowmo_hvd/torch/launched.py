@@ -1,4 +1,4 @@
-"""x^i of one fragment as it was at the launch of its average, while local steps go on."""
+"""x^i of one fragment as it was when its average was launched, while local steps go on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from slowmo_hvd.torch.rooms import Room
 
 
 class Launched(OnWires):
-    """See `slowmo_hvd.core.ports.Slow`: its outer steps move anchor and momentum alone.
+    """See `slowmo_hvd.core.ports.Slow`: its outer steps change only anchor and momentum.
 
-    Another thread may use it: nothing else touches its tensors before it has landed.
+    Another thread can use it: nothing else touches its tensors before it has landed.
 
     Args:
-        buckets: the fragment's.
+        buckets: the fragment's buckets.
         anchors: x_{t,0} of each room.
-        momenta: u_t likewise, where β > 0.
-        memory: gives an empty flat tensor for a room, of so many elements or more.
+        momenta: u_t of each room, if β > 0.
+        memory: returns an empty flat tensor for a room, with at least this many elements.
     """
 
     def __init__(
@@ -43,23 +43,23 @@ class Launched(OnWires):
         self.flats = {room: self.memory[room][:size] for room, size in sizes.items()}
 
     def part(self, room: Room, start: int, stop: int) -> Tensor:
-        """What is between two places of a room."""
+        """The numbers between two places of a room."""
         begin = self._begins[room]
         return self.flats[room][start - begin : stop - begin]
 
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
-        """Those of its one fragment."""
+        """The buckets of its one fragment."""
         return self.buckets
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Any]) -> float:
-        """‖x^i‖²; not finite if any parameter is not."""
+        """‖x^i‖²; not finite if any parameter is not finite."""
         norms = [
             torch.linalg.vector_norm(flat, dtype=room.wire) for room, flat in self.flats.items()
         ]
         return float(sum(norm.double().item() ** 2 for norm in norms))
 
     def displacement(self, bucket: Bucket, out: Tensor) -> Tensor:
-        """d^i of this worker at the launch; return its squared norm."""
+        """Write d^i of this worker at the launch; return its squared norm."""
         room, squares = bucket.room, zero(bucket.room)
         for _, start, stop, offset in bucket.runs:
             wire, anchor = out[offset : offset + stop - start], self._anchors[room][start:stop]
@@ -69,7 +69,7 @@ class Launched(OnWires):
     def outer_step(
         self, bucket: Bucket, total: Tensor, workers: int, steps: Sequence[OuterStep]
     ) -> Tensor:
-        """The outer step from the displacements' sum over ``workers``."""
+        """Take the outer step from the displacements' sum over ``workers``."""
         room, squares = bucket.room, zero(bucket.room)
         for group, start, stop, offset in bucket.runs:
             momentum = self._momenta[room][start:stop] if room in self._momenta else None

@@ -1,4 +1,4 @@
-"""For Lightning: one model for all workers where it validates, and where an epoch ends."""
+"""For Lightning: one model for all workers before each validation and at the end of each epoch."""
 
 from typing import Any
 
@@ -10,18 +10,19 @@ __all__ = ["FlushCallback"]
 
 
 class FlushCallback(lightning.Callback):
-    """Brings SlowMo's workers together before each validation and at the end of each epoch.
+    """Averages SlowMo's workers before each validation and at the end of each epoch.
 
-    Validation then measures their average, running statistics included, and checkpoints that are
-    saved after it have that. Each flush ends a window early, so an epoch should last many of them.
-    Give it to the Trainer of every rank: a flush is a collective.
+    Validation then measures the workers' average, with averaged running statistics, and checkpoints
+    that are saved after it contain that average. Each flush ends a window early, so an epoch should
+    have many windows. Give this callback to the Trainer of every rank, because a flush is a
+    collective.
 
     Raises:
-        TypeError: as ``fit`` begins, if no optimizer is SlowMo's.
+        TypeError: when ``fit`` begins, if no optimizer is SlowMo's.
     """
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Make sure that there is something to flush."""
+        """Check that there is something to flush."""
         if not _ours(trainer):
             names = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
             raise TypeError(
@@ -31,12 +32,12 @@ class FlushCallback(lightning.Callback):
             )
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Flush, in ``fit``, but not before the first step."""
+        """Flush, if this is a validation in ``fit`` and not the check before the first step."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             _flush(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Flush, which does nothing after a validation."""
+        """Flush. After a validation this does nothing."""
         _flush(trainer, pl_module)
 
 

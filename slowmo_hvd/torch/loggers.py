@@ -1,4 +1,4 @@
-"""Sync hooks that write records down, each registered in one line: ``hvd.loggers``."""
+"""Sync hooks that write records, each registered with one line: ``hvd.loggers``."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["csv", "json_lines", "tensorboard", "wandb"]
 
 
 def tensorboard(optimizer: Any, writer: Any) -> Any:
-    """Write scalars of each sync, as ``slowmo/drift`` and so on, for TensorBoard.
+    """Write scalars of each sync for TensorBoard, as ``slowmo/drift`` and so on.
 
     Args:
         optimizer: a DistributedOptimizer. Call this on every rank.
@@ -22,7 +22,7 @@ def tensorboard(optimizer: Any, writer: Any) -> Any:
         ImportError: tensorboard is not installed.
 
     Returns:
-        A handle whose ``remove()`` ends that.
+        A handle whose ``remove()`` stops this.
     """
     return attach(optimizer, _TensorBoard(writer))
 
@@ -45,4 +45,4 @@ class _TensorBoard:
     def write(self, record: SyncRecord) -> None:
         for name, value in named(record).items():
             self._writer.add_scalar(name, value, record.step)
-        self._writer.flush()  # so that a run that dies has left all
+        self._writer.flush()  # so that nothing is lost if the run dies

@@ -1,4 +1,4 @@
-"""Sums of many tensors that are no parameters, in buckets: the inner optimizer's, or a model's."""
+"""Sums of many tensors in buckets that are not parameters: the inner optimizer's or a model's."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
@@ -23,7 +23,7 @@ class BufferKey(NamedTuple):
 
 
 def key_of(position: int, key: str, tensor: Tensor) -> BufferKey:
-    """The key of a tensor that is like ``tensor``."""
+    """The key of a tensor like ``tensor``."""
     buffer = real(tensor)
     return BufferKey(position, key, buffer.numel(), slow_dtype(buffer.dtype) == torch.float64)
 
@@ -38,11 +38,11 @@ def sums(
     """The loads that sum tensors over the workers, uncompressed.
 
     Args:
-        leaves: all that any worker has, by the same keys in the same order on every rank.
-        given: those that this worker adds; of the others it adds zeros.
-        land: takes a key, a slice of its elements, and their sum.
-        bucket_bytes: of a bucket, at the most.
-        what: they are, in the name of each load.
+        leaves: all tensors that any worker has, with the same keys in the same order on every rank.
+        given: the tensors that this worker adds; for the others it adds zeros.
+        land: called with a key, a slice of its elements, and their sum.
+        bucket_bytes: the largest size of a bucket.
+        what: what the tensors are, for the name of each load.
     """
     keys = list(leaves)
     numbered = dict(enumerate(leaves.values()))
@@ -52,7 +52,7 @@ def sums(
 
 
 class _Sum(Generic[Key]):
-    """A bucket of them."""
+    """A bucket of these tensors."""
 
     exact = True
 

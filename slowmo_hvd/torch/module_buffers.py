@@ -1,4 +1,4 @@
-"""What a model counts as it trains, beside its parameters: BatchNorm's running statistics."""
+"""What a model counts while it trains, besides its parameters: BatchNorm's running statistics."""
 
 from functools import partial
 from typing import Any
@@ -25,10 +25,10 @@ def check_model(model: Any) -> None:
 
 
 def averaged_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The floating-point and complex buffers that the model's state_dict has, each once.
+    """The floating-point and complex buffers in the model's state_dict, each once.
 
     Integers, such as BatchNorm's count of batches, stay each worker's own. So do buffers that are
-    not persistent: these are caches, which may differ in shape between the workers.
+    not persistent: they are caches, which may differ in shape between the workers.
     """
     buffers: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
@@ -44,24 +44,24 @@ def averaged_buffers(model: nn.Module) -> dict[str, Tensor]:
 def average_buffers(
     model: nn.Module | None, transport: Transport, name: str, step: int, bucket_bytes: int
 ) -> list[str]:
-    """Make every buffer of the model its mean over the workers where it is finite. A collective.
+    """Set every buffer of the model to its mean over the workers where it is finite. A collective.
 
-    So a worker whose statistics broke takes the others'. In float64, in which the mean of equal
-    float32 numbers is exact: what no worker changed keeps every bit.
+    So a worker with broken statistics takes the others'. The mean is taken in float64, where the
+    mean of equal float32 numbers is exact: a value that no worker changed keeps every bit.
 
     Args:
-        model: the model, or None to have the ranks compare that they all gave none.
+        model: the model, or None if all ranks should check that none gave a model.
         transport: how to send.
-        name: the collectives' name, in use for nothing else.
-        step: how many steps were taken, for a warning.
-        bucket_bytes: of a bucket, at the most.
+        name: the name of the collectives, which nothing else uses.
+        step: the number of steps taken, for a warning.
+        bucket_bytes: the largest size of a bucket.
 
     Returns:
-        What there is to warn of.
+        The warnings to give.
 
     Raises:
-        ValueError: the ranks' models differ in their buffers, or some gave none; the same error on
-            every rank, and nothing has changed.
+        ValueError: the ranks' models differ in their buffers, or some ranks gave no model; the same
+            error on every rank, and nothing has changed.
     """
     buffers = {} if model is None else averaged_buffers(model)
     forms = [[name, list(buffer.shape), str(buffer.dtype)] for name, buffer in buffers.items()]
@@ -71,7 +71,7 @@ def average_buffers(
         check_agreement(figures, gather(figures.values), gather)
     numbers = {name: real(buffer) for name, buffer in buffers.items()}
     finite = {name for name, buffer in numbers.items() if buffer.isfinite().all()}
-    # A mask with -inf in it is no broken statistic.
+    # A mask with -inf in it is not a broken statistic.
     broken = {name for name, buffer in numbers.items() if buffer.isnan().any()}
     flags = [float(name in those) for those in (finite, broken) for name in numbers]
     counts = transport.sum_numbers(flags, f"{name}.finite")

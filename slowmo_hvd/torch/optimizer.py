@@ -41,82 +41,95 @@ _HOOKS = tuple(
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
-    """SlowMo around any torch optimizer, in the place of Horovod's DistributedOptimizer.
+    """SlowMo around any torch optimizer. It replaces Horovod's DistributedOptimizer.
 
-    Each worker takes ``sync_period`` (τ) steps of ``optimizer`` on its own gradients; then the
-    workers average their displacements d̄ by one allreduce, and a slow momentum step follows
-    (arXiv 1910.00643, Algorithm 1; γ is the learning rate):
+    Each worker takes ``sync_period`` (τ) steps of ``optimizer`` on its own gradients. Then the
+    workers average their displacements d̄ with one allreduce and take a slow momentum step (arXiv
+    1910.00643, Algorithm 1; γ is the learning rate):
 
         u ← β u + d̄ / γ
         x ← x_0 - α γ u
 
-    Use it as the optimizer it wraps: ``param_groups``, ``state`` and ``defaults`` are that
-    optimizer's own, so schedulers, GradScaler, closures and hooks work. Communication happens
-    in `step`, `flush` and, to agree on one start, in the first step; nowhere else.
+    Use it like the optimizer that it wraps: ``param_groups``, ``state`` and ``defaults`` are that
+    optimizer's own, so schedulers, GradScaler, closures and hooks work. Only `step` and `flush`
+    communicate. In the first step the ranks also agree on one start.
 
-    Parameters may be frozen, thawed, added, removed and replaced, on every rank before the same
-    step: the next one begins with an agreement on what there is. Those with requires_grad=False
-    are neither moved nor sent, and their slow momentum is dropped.
+    Parameters can be frozen, thawed, added, removed and replaced, if every rank does so before the
+    same step. In the next step the ranks agree on the new parameters. Parameters with
+    requires_grad=False are neither moved nor sent, and their slow momentum is dropped.
 
     Args:
-        optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr".
-            One of your own that keeps copies of the weights in its state and steps in them says
-            so by an attribute with the state's keys, such as ``second_copies = ("z",)``: they
-            take part in each sync. Those of schedule-free optimizers are known.
-        named_parameters: ``model.named_parameters()``; checked as Horovod checks it. The ranks
-            compare the names, so that one which lists its parameters in another order is found.
-            Without names two of one shape and dtype are averaged with each other in silence.
-        compression: ``hvd.Compression.none`` or ``.fp16``, for the displacements on the wire;
-            they are scaled to fit. Averaged buffers are not compressed.
-        backward_passes_per_step: backward passes before each `step`; their gradients add up.
-        op: ``hvd.Average``, the only reduction that SlowMo knows.
-        gradient_predivide_factor: only 1.0; SlowMo sends no gradients.
-        num_groups: only 0, likewise.
-        groups: only None, likewise.
-        sparse_as_dense: give the inner optimizer dense gradients in place of sparse ones, unless
-            it is SparseAdam, which takes no others.
-        process_set: the ranks that train together. On other ranks the optimizer stays local.
-        sync_period: τ, local steps between two averages, >= 1. Or a callable: called with the local
-            steps taken when a window begins, it returns that window's τ; or ``hvd.schedules.qsr``.
-            It must give the same on every rank: that is compared at each window's start.
-        slow_lr: α, the slow learning rate, > 0. Or a callable of t, the number of windows that have
-            ended before the one that ends, likewise.
-        slow_momentum: β, the slow momentum, 0 <= β < 1; 0 is Local SGD. Or a callable of t.
-        nesterov: the outer step in the Nesterov form of ``torch.optim.SGD`` (DiLoCo's).
-        buffers: "maintain", "reset" or "average" the inner optimizer's buffers where a window
-            begins. The paper resets SGD's momentum. A reset takes back all that a step has left:
-            numbers that the optimizer counts in its groups too. LBFGS must be reset.
-        warmup_steps: the number of first steps that are each followed by a plain average.
-        on_nonfinite: what a sync does with a worker whose weights are not finite: "exclude" it
-            from the average, give it the others' model and begin its buffers afresh, or "raise"
-            FloatingPointError on every worker. Without a finite worker it always raises.
-        outlier_factor: k; a sync leaves out each worker that has moved more than k times as far as
-            the workers' median, as one whose weights are not finite; > 1, or None for no such
-            guard. It costs one more pass over the weights. With 2 workers, whose median is their
-            mean, only k < 2 can leave one out.
-        clip_displacement: φ; where the averaged displacement over γ, the learning rate, is longer
-            than this, the outer step is taken from one that is as long; > 0, or None for no such
-            guard. Its size is that of a gradient times τ: take a multiple of ``displacement_norm``
-            over ``learning_rates`` in the records of a sound run. It is the Euclidean norm over
-            all parameters, or over a fragment's. The sums are kept until all have come: another
-            copy of the model for the time of a sync.
-        bucket_bytes: what a sync sends at once, >= 8. Three buckets need memory, beside the slow
-            state; more of them hide more of the arithmetic behind the wire.
-        overlap_steps: d, the local steps that go on while an average is under way; none is lost.
-            0 <= d < τ. With 0 training waits for it, as in the paper. It costs a copy of what is
-            under way.
-        fragments: F, the parts in which the parameters travel, each once in τ steps, one after the
-            other; 1 <= F <= τ. So F times less travels at once. With `overlap_steps` it is
-            Streaming DiLoCo (arXiv 2501.18512), but that no step is lost.
+        optimizer: the inner optimizer, any ``torch.optim.Optimizer`` with a learning rate "lr". If
+            an optimizer of your own keeps copies of the weights in its state and steps in them,
+            give it an attribute with the state's keys, such as ``second_copies = ("z",)``. The
+            copies then take part in each sync. The copies of schedule-free optimizers are known.
+        named_parameters: ``model.named_parameters()``, checked as Horovod checks it. The ranks
+            compare the names, so a rank that lists its parameters in another order is found.
+            Without names, such a rank averages parameters of the same shape and dtype with the
+            wrong ones, and nothing warns of it.
+        compression: ``hvd.Compression.none`` or ``.fp16``, the compression of the displacements on
+            the wire. They are scaled to fit. Averaged buffers are not compressed.
+        backward_passes_per_step: the number of backward passes before each `step`. Their gradients
+            add up.
+        op: ``hvd.Average``, the only reduction that SlowMo supports.
+        gradient_predivide_factor: must be 1.0; SlowMo sends no gradients.
+        num_groups: must be 0; SlowMo sends no gradients.
+        groups: must be None; SlowMo sends no gradients.
+        sparse_as_dense: whether to give the inner optimizer dense gradients instead of sparse ones.
+            SparseAdam always gets sparse gradients, because it takes no others.
+        process_set: the ranks that train together. On other ranks all steps stay local.
+        sync_period: τ, the number of local steps between two averages, >= 1. It can also be
+            ``hvd.schedules.qsr``, or a callable that gets the number of local steps taken when a
+            window begins and returns the τ of that window. A callable must return the same value on
+            every rank; the ranks compare it when each window begins.
+        slow_lr: α, the slow learning rate, > 0. It can also be a callable of t, the number of
+            windows that ended before the one that ends now. A callable must return the same value
+            on every rank.
+        slow_momentum: β, the slow momentum, 0 <= β < 1. With 0 the algorithm is Local SGD. It can
+            also be a callable of t, as for ``slow_lr``.
+        nesterov: whether to take the outer step in the Nesterov form of ``torch.optim.SGD``, as
+            DiLoCo does.
+        buffers: what happens to the inner optimizer's buffers when a window begins: "maintain",
+            "reset" or "average". The paper resets SGD's momentum. A reset undoes everything that
+            the steps have left behind, including numbers that the optimizer counts in its groups.
+            LBFGS needs "reset".
+        warmup_steps: the number of steps at the start of training that are each followed by a plain
+            average.
+        on_nonfinite: what a sync does with a worker whose weights are not finite. "exclude" leaves
+            it out of the average, gives it the others' model and resets its buffers. "raise" raises
+            FloatingPointError on every worker. If no worker is finite, FloatingPointError is always
+            raised.
+        outlier_factor: k, > 1, or None to exclude no outliers. A sync excludes each worker that has
+            moved more than k times as far as the workers' median, and treats it as "exclude" treats
+            a worker whose weights are not finite. It costs one more pass over the weights. With 2
+            workers the median is their mean, so only k < 2 can exclude one.
+        clip_displacement: φ, > 0, or None for no clipping. It is the largest norm of the averaged
+            displacement divided by γ, the learning rate; the outer step scales a longer one down to
+            φ. This norm has the size of a gradient's norm times τ. To choose φ, take a multiple of
+            ``displacement_norm`` divided by ``learning_rates`` in the records of a run that went
+            well. The norm is Euclidean, over all parameters or over those of one fragment. All sums
+            are kept until the last one has arrived, which needs memory for one more copy of the
+            model during a sync.
+        bucket_bytes: the number of bytes that a sync sends at once, >= 8. Three buckets are in
+            memory, in addition to the slow state. With more buckets, more of the arithmetic is
+            hidden behind the communication.
+        overlap_steps: d, the number of local steps taken while an average is under way, 0 <= d < τ.
+            No step is lost. With 0, training waits for the average, as in the paper. It needs
+            memory for a copy of the parameters that are under way.
+        fragments: F, the number of parts in which the parameters travel, 1 <= F <= τ. Each part
+            travels once in τ steps, one part after the other, so F times less travels at once.
+            Together with `overlap_steps` this is Streaming DiLoCo (arXiv 2501.18512), except that
+            no step is lost.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of range, one without meaning for SlowMo, or an optimizer
-            that is distributed already.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range or has no meaning for SlowMo, or the optimizer is
+            distributed already.
     """
 
-    # GradScaler then shows us every attempt, also one that overflowed on this rank alone: it
-    # still counts, or the ranks' schedules would part and the next sync would hang.
+    # GradScaler then calls step() for every attempt, also for one that overflowed only on this
+    # rank. It still counts. Otherwise the ranks' schedules would diverge and the next sync would
+    # hang.
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -187,7 +200,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The inner optimizer's, never a copy: its load_state_dict replaces the list."""
+        """The inner optimizer's list itself, not a copy: its load_state_dict replaces the list."""
         return self._inner.param_groups
 
     @param_groups.setter
@@ -196,7 +209,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     @property
     def state(self) -> Any:
-        """The inner optimizer's; the slow state is not in it, but in `state_dict`."""
+        """The inner optimizer's state. The slow state is not in it, but in `state_dict`."""
         return self._inner.state
 
     @state.setter
@@ -205,7 +218,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The inner optimizer's."""
+        """The inner optimizer's defaults."""
         return self._inner.defaults
 
     @defaults.setter
@@ -219,10 +232,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return getattr(self._inner, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Write what is the inner optimizer's there, if it is not private or GradScaler's.
+        """Set an attribute of the inner optimizer there, unless it is private or GradScaler's.
 
         Raises:
-            AttributeError: it is a setting of SlowMo's, which cannot change any more.
+            AttributeError: it is one of SlowMo's settings, which cannot change any more.
         """
         inner = self.__dict__.get("_inner")
         ours = name.startswith("_") or name in ("found_inf", "grad_scale") or name in self.__dict__
@@ -234,12 +247,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         super().__setattr__(name, value)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the inner optimizer. Every rank does so before the same step.
+        """Add a group to the inner optimizer. Every rank must do so before the same step.
 
-        Its anchor is taken, from the lowest rank, when the next step begins.
+        When the next step begins, all ranks take the lowest rank's values of the group as its
+        anchor.
 
         Raises:
-            ValueError: it has no learning rate, or a parameter of which a rank holds a part.
+            ValueError: the group has no learning rate, or has a parameter of which this rank holds
+                only a part.
         """
         self._inner.add_param_group(param_group)
         try:
@@ -249,7 +264,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As the inner optimizer's."""
+        """Call the inner optimizer's ``zero_grad``."""
         self._inner.zero_grad(set_to_none=set_to_none)
 
     def __repr__(self) -> str:
@@ -266,37 +281,37 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return self._training.process_set
 
     def synchronize(self) -> None:
-        """Nothing: gradients stay local, so they are ready for clipping as soon as they exist."""
+        """Do nothing: gradients stay local, so they can be clipped as soon as they exist."""
 
     @contextlib.contextmanager
     def skip_synchronize(self) -> Iterator[None]:
-        """Nothing, for scripts that follow `synchronize` by a `step` in this context.
+        """Do nothing, for scripts that call `synchronize` and then `step` in this context.
 
-        Such a step counts as every other, and may end a window.
+        Such a step counts like any other, and can end a window.
         """
         yield
 
     def set_backward_passes_per_step(self, passes: int) -> None:
-        """Replace ``backward_passes_per_step``, which changes no arithmetic here."""
+        """Set ``backward_passes_per_step``. It does not change the arithmetic here."""
         self.backward_passes_per_step = check_backward_passes(passes)
 
     # ---- training ------------------------------------------------------------------------
 
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call]
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One local step, and the sync that it makes due.
+        """Take one local step, and synchronise if that is due.
 
-        Under GradScaler a step whose gradients overflowed on this rank is left out here, and
-        still counts.
+        Under GradScaler, a step whose gradients overflowed on this rank is skipped here, and still
+        counts.
 
         Returns:
             What the inner optimizer's step returns.
 
         Raises:
-            ValueError: in the first step, or where the parameters have changed, on every rank, if
+            ValueError: in the first step, or after the parameters have changed, on every rank, if
                 the ranks do not agree on the configuration, the model or the position.
-            RuntimeError: in a sync, on every rank, if the ranks are in different ones, or some of
-                them and not all have changed the parameters.
+            RuntimeError: in a sync, on every rank, if the ranks are in different syncs, or if some
+                ranks have changed the parameters and others have not.
         """
         args: Any = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
@@ -309,11 +324,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
             post_hook(self, args, kwargs)
         return loss
 
-    # torch would wrap our step in its global hooks too, and they fire for the inner step already.
+    # torch would also call its global hooks around our step; they already run for the inner step.
     step.hooked = True
 
     def _counted_step(self, closure: Callable[[], float] | None = None) -> float | None:
-        if not self._inner.state and is_initialising_state():  # on this rank alone, with zeros
+        if not self._inner.state and is_initialising_state():  # only on this rank, with zeros
             return None if is_distributed_checkpoint() else self._local_step(closure)
         self._training.before_step()
         lrs = [group["lr"] for group in self.param_groups]
@@ -330,52 +345,56 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return self._inner.step() if closure is None else self._inner.step(closure)
 
     def contribute(self, samples: int) -> None:
-        """Weight the averages by samples: this worker's next step is of so many.
+        """Count the samples of this worker's next step, to weight the averages by them.
 
-        To be called before each ``step()``, on every rank or on none: the average that ends a
-        window is then Σ n_i d^i / Σ n_i, where n_i is what worker i has counted in the window. It
-        is for batches, or windows, that are not equally large on all ranks. γ, averaged buffers and
-        BatchNorm's statistics are plain means as ever.
+        Call this before each ``step()``, on every rank or on none. The average that ends a window
+        is then Σ n_i d^i / Σ n_i, where n_i is what worker i has counted in the window. Use it for
+        batches, or windows, that are not equally large on all ranks. γ, averaged buffers and
+        BatchNorm's statistics remain plain means.
 
         Args:
-            samples: examples, or tokens, or whatever the loss is a mean of; >= 0. Several calls
-                before one step add up.
+            samples: the number of examples, of tokens, or of whatever the loss is a mean of; an
+                int >= 0. Several calls before one step add up.
 
         Raises:
-            TypeError, ValueError: it is no int >= 0.
-            RuntimeError: in the sync, on every rank, where some have counted and some have not.
+            TypeError, ValueError: ``samples`` is not an int >= 0.
+            RuntimeError: in the sync, on every rank, if some ranks have counted samples and others
+                have not.
         """
         self._training.engine.contribute(check_integer("samples", samples, least=0))
 
     def flush(self, model: torch.nn.Module | None = None) -> None:
-        """End the window early, with a sync as at its end, so that all ranks hold one model.
+        """End the window early with a sync, so that all ranks have the same model.
 
-        For saving and evaluation: training goes on with a fresh window. The running statistics of
-        ``model`` (BatchNorm's), which are each worker's own while it trains, become their mean over
-        the workers where they are finite. A collective: every rank calls it after the same step.
-        At a window's start it averages the statistics alone, and without a model does nothing. A
-        schedule-free optimizer may be in either mode, ``train()`` or ``eval()``.
+        Use it before saving and evaluation. Training goes on with a new window. While a model
+        trains, its running statistics (BatchNorm's) are each worker's own; this sets those of
+        ``model`` to their mean over the workers where they are finite. At the start of a window it
+        averages only the statistics, and without a model it then does nothing. A schedule-free
+        optimizer can be in either mode, ``train()`` or ``eval()``. This is a collective: every rank
+        calls it after the same step.
 
         Args:
-            model: whose persistent floating-point buffers to average, the same on every rank.
+            model: the module whose persistent floating-point and complex buffers to average, the
+                same on every rank.
 
         Raises:
-            TypeError: ``model`` is no module.
+            TypeError: ``model`` is not a module.
             ValueError: on every rank, if the ranks' models differ in their buffers.
         """
         check_model(model)
         self._training.flush(model)
 
     def register_sync_hook(self, hook: Callable[[SyncRecord], None]) -> RemovableHandle:
-        """Have ``hook(record)`` called after each sync, for a logger.
+        """Call ``hook(record)`` after each sync, for example to log it.
 
-        It is called on the ranks that registered it, so it must not communicate unless all did.
+        The hook is called on the ranks that registered it. So it must not communicate unless all
+        ranks did.
 
         Raises:
-            TypeError: ``hook`` cannot be called.
+            TypeError: ``hook`` is not callable.
 
         Returns:
-            A handle whose ``remove()`` takes the hook back.
+            A handle whose ``remove()`` removes the hook.
         """
         if not callable(hook):
             raise TypeError(f"hook must be callable, got {hook!r}")
@@ -385,21 +404,21 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     @property
     def sync_stats(self) -> SyncStats:
-        """The syncs of this optimizer in this process: how many, bytes, seconds, the latest."""
+        """Totals over this optimizer's syncs in this process, and the record of the latest one."""
         return self._training.engine.stats
 
     # ---- checkpoints and copies ------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state_dict, and the slow state under "slowmo".
+        """Return the inner optimizer's state_dict, with the slow state under "slowmo".
 
-        Builtins and tensors only, so that ``torch.load(weights_only=True)`` reads it. The
-        tensors are the live ones, as in torch: copy them if training goes on before they are
-        saved. `slowmo_hvd.core.state` describes the slow state.
+        It has only builtins and tensors, so that ``torch.load(weights_only=True)`` reads it. As in
+        torch, the tensors are not copies: copy them if training goes on before they are saved.
+        `slowmo_hvd.core.state` describes the slow state.
 
         Raises:
-            RuntimeError: torch's ``get_optimizer_state_dict`` or ``get_state_dict`` calls, which
-                would drop the slow state; or a sync of this optimizer was broken off.
+            RuntimeError: torch's ``get_optimizer_state_dict`` or ``get_state_dict`` calls this, and
+                would drop the slow state; or a sync of this optimizer failed partway.
         """
         _refuse_distributed_checkpoint()
         for pre_hook in list(self._optimizer_state_dict_pre_hooks.values()):
@@ -413,17 +432,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, wholly or, on any error, not at all.
+        """Load what `state_dict` returned. If there is any error, nothing changes.
 
-        A checkpoint of the bare inner optimizer, or of Horovod's DistributedOptimizer, loads
-        too: the slow state then begins afresh, and one info line says so.
+        A checkpoint of the bare inner optimizer, or of Horovod's DistributedOptimizer, loads too.
+        The slow state then starts from scratch, and one info line in the log says so.
 
-        Load on every rank, or on one and then call ``hvd.broadcast_optimizer_state`` on all: the
-        next step compares notes with the other ranks.
+        Load on every rank; or load on one, and then call ``hvd.broadcast_optimizer_state`` on all.
+        In the next step the ranks check that they agree.
 
         Raises:
             ValueError: the state does not fit this optimizer; nothing has changed.
-            RuntimeError: torch's ``set_optimizer_state_dict`` or ``set_state_dict`` calls.
+            RuntimeError: torch's ``set_optimizer_state_dict`` or ``set_state_dict`` calls this.
         """
         _refuse_distributed_checkpoint()
         state_dict = _as_dict(state_dict)
@@ -444,7 +463,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy and pickle: all but the hooks and what a scheduler patched in."""
+        """For deepcopy and pickle: everything except the hooks and what a scheduler patched in."""
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -463,7 +482,8 @@ def _as_dict(state_dict: Any) -> dict[str, Any]:
 
 
 def _refuse_distributed_checkpoint() -> None:
-    # After DCP's own call of step() to fill an empty state, or the learning rate would stay at 0.
+    # Only after DCP's own call of step() to fill an empty state: DCP sets the learning rate to 0
+    # for it, and an error there would leave it at 0.
     if is_distributed_checkpoint():
         raise RuntimeError(
             "torch.distributed.checkpoint.state_dict would drop SlowMo's slow state: save "

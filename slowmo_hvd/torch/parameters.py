@@ -1,4 +1,4 @@
-"""The parameters of an optimizer at one moment: which, of what form, and which are trained."""
+"""The parameters of an optimizer at one moment: their identity, form, and which are trained."""
 
 import dataclasses
 import weakref
@@ -17,20 +17,20 @@ _form = attrgetter("dtype", "device", "shape")
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The parameters of all groups, end to end: their positions are those in this list."""
+    """The parameters of all groups, end to end. A parameter's position is its index here."""
     return [param for group in optimizer.param_groups for param in group["params"]]
 
 
 class Parameters:
-    """What the ranks agreed to train, to be compared with what is there now.
+    """The parameters that the ranks agreed to train, to compare with those that are there now.
 
-    It keeps the tensors alive, so that none that comes later has the identity of one of them.
+    It keeps the tensors alive, so that no later tensor can have the identity of one of them.
 
     Attributes:
         groups: the parameters of each parameter group.
         all: the same, end to end.
-        trained: the positions of those that are trained, in ``all``.
-        frozen: the positions of the others: they need no gradient, or are no floating point.
+        trained: the positions in ``all`` of those that are trained.
+        frozen: the positions of the others: they need no gradient, or are not floating-point.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Parameters:
         """Look at the parameters.
 
         Args:
-            groups: those of each parameter group.
-            switches: for each of them what to take for its ``requires_grad``, if not that.
+            groups: the parameters of each parameter group.
+            switches: for each parameter, a value to use instead of its ``requires_grad``.
         """
         self.groups = [list(group) for group in groups]
         self.all = [param for group in self.groups for param in group]
@@ -60,7 +60,7 @@ class Parameters:
         return list(sizes) == list(ours) and all(map(is_, chain.from_iterable(groups), self.all))
 
     def switched_as(self, groups: Sequence[Sequence[Tensor]]) -> bool:
-        """Whether as many of them need a gradient. It takes 20 µs for 500."""
+        """Whether the same ones need a gradient. It takes 20 µs for 500."""
         return list(map(_switch, chain.from_iterable(groups))) == self._switches
 
     def formed_as(self, groups: Sequence[Sequence[Tensor]]) -> bool:
@@ -68,14 +68,14 @@ class Parameters:
         return list(map(_form, chain.from_iterable(groups))) == self._forms
 
     def at_a_sync(self, groups: Iterable[Iterable[Tensor]]) -> "Parameters":
-        """What is there now, where a ``requires_grad`` that has changed does not count yet."""
+        """The parameters that are there now. A change of ``requires_grad`` does not count yet."""
         listed = [list(group) for group in groups]
         switches = dict(zip(map(id, self.all), self._switches, strict=True))
         params = chain.from_iterable(listed)
         return Parameters(listed, [switches.get(id(p), p.requires_grad) for p in params])
 
     def places_in(self, before: "Parameters") -> list[int]:
-        """Where each parameter stood ``before``; -1 where it is new, or has another shape."""
+        """The position of each parameter ``before``; -1 if it is new, or has another shape."""
         places = {id(param): place for place, param in enumerate(before.all)}
         found = [places.get(id(param), -1) for param in self.all]
         return [
@@ -91,7 +91,7 @@ class Parameters:
     def follow(
         self, before: "Parameters | None", rates: Sequence[MeanLearningRate]
     ) -> list[MeanLearningRate]:
-        """γ so far of each group: of the group that had one of its parameters ``before``."""
+        """γ so far of each group, from the group that had one of its parameters ``before``."""
         group_of: dict[int, int] = {}
         if before is not None:
             for index, group in enumerate(before.groups):
@@ -103,7 +103,7 @@ class Parameters:
         return followed
 
     def difference(self, before: "Parameters") -> str:
-        """How many parameters are frozen, thawed, new and gone since ``before``, in words."""
+        """How many parameters were frozen, thawed, added and removed since ``before``, in words."""
         places = self.places_in(before)
         was_trained, is_trained = set(before.trained), set(self.trained)
         counts = {
@@ -120,14 +120,14 @@ class Parameters:
 
 
 class Names:
-    """The parameters' names, where the script gives them."""
+    """The parameters' names, if the script gives them."""
 
     def __init__(self, named: Iterable[tuple[str, Tensor]] = ()) -> None:
         # Weak: a layer that the script has replaced can be freed.
         self._of = {id(param): (name, weakref.ref(param)) for name, param in named}
 
     def of(self, groups: Sequence[Sequence[Tensor]]) -> list[str]:
-        """A name for each parameter, by its place where it came later; none without names."""
+        """A name for each parameter, or its place if it came later; empty without names."""
         if not self._of:
             return []
         return [
@@ -141,7 +141,7 @@ class Names:
         return name if found() is param else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy and pickle: in a copy the parameters are others."""
+        """For deepcopy and pickle: a copy has other parameters."""
         living = ((name, found()) for name, found in self._of.values())
         return {"named": [(name, param) for name, param in living if param is not None]}
 

@@ -1,14 +1,14 @@
 """Optimizers that keep the weights a second time, and would undo a sync from that copy.
 
-Schedule-free ones take their steps in z and keep an average x of it. The parameter holds
-y = (1 - μ) z + μ x, and each step pulls it towards z, so z takes part in a sync. Algorithm 1 acts
-on y; of z the workers average how far it is from y, and it moves with y:
+Schedule-free optimizers take their steps in z and keep an average x of it. The parameter holds y =
+(1 - μ) z + μ x, and each step pulls it towards z, so z takes part in a sync. Algorithm 1 acts on y.
+For z, the workers average its distance from y, and it moves with y:
 
     z  ←  y + mean_i (zⁱ - yⁱ)
 
-x, an affine combination of both, is averaged and moved alike by that, and with one worker and β = 0
-nothing changes. To put z to where y is would forget x at every sync. To leave each worker its own
-distance would let these grow without bound: at the optimum of the workers' mean loss, their own
+x is an affine combination of both, so it is averaged and moved in the same way. With one worker and
+β = 0 nothing changes. If z were set to y, every sync would forget x. If each worker kept its own
+distance, these would grow without bound: at the optimum of the workers' mean loss, their own
 gradients do not vanish.
 """
 
@@ -27,10 +27,10 @@ from slowmo_hvd.torch.rooms import real
 def second_copies(inner: torch.optim.Optimizer) -> tuple[str, ...]:
     """The keys of ``inner.state[parameter]`` under which it keeps copies of the weights.
 
-    An optimizer says so itself, by an attribute ``second_copies``; schedule-free ones are known.
+    An optimizer names them in an attribute ``second_copies``. Schedule-free ones are known.
 
     Raises:
-        TypeError: the attribute is no tuple of str.
+        TypeError: the attribute is not a tuple or list of str.
     """
     keys = getattr(inner, "second_copies", None)
     if keys is None:
@@ -43,10 +43,10 @@ def second_copies(inner: torch.optim.Optimizer) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def in_train_mode(inner: torch.optim.Optimizer) -> Iterator[None]:
-    """Have the parameters be what is trained, y, and after it again what they were.
+    """Let the parameters hold what is trained, y, and then again what they held before.
 
-    After ``eval()`` a schedule-free optimizer has x in them. Local to this rank: others may be in
-    the other mode.
+    After ``eval()`` a schedule-free optimizer has x in them. This is local to this rank: others can
+    be in the other mode.
     """
     if inner.param_groups[0].get("train_mode") is not False:
         yield
@@ -67,7 +67,7 @@ class SecondCopies:
         self.names = second_copies(inner)
 
     def finite(self) -> bool:
-        """Whether all copies of this worker are."""
+        """Whether all copies on this worker are finite."""
         copies = (self._copy(param, name) for param in self._inner.state for name in self.names)
         return all(copy is None or bool(copy.isfinite().all()) for copy in copies)
 
@@ -82,7 +82,7 @@ class SecondCopies:
     def measure(
         self, copies: Mapping[BufferKey, Tensor | None], params: Mapping[int, Tensor]
     ) -> None:
-        """Put in each copy's place how far it is from the weights, before a sync moves these."""
+        """Replace each copy by its distance from the weights, before a sync moves the weights."""
         for key, copy in copies.items():
             if copy is not None:
                 copy.sub_(real(params[key.position]))

@@ -1,8 +1,8 @@
-"""The slow state in memory: anchor x_{t,0} and slow momentum u_t, and the arithmetic on a bucket.
+"""The slow state in memory, anchor x_{t,0} and slow momentum u_t, and the arithmetic on a bucket.
 
-Memory in units of the parameters at float32: one for the anchor and, where β > 0, one for the
-momentum; three buckets for what is on the wire; and while an average is under way, one copy of its
-fragment.
+The memory, in units of the parameters in float32, is one for the anchor and, if β > 0, one for the
+momentum. Add three buckets for what is on the wire, and one copy of a fragment while its average is
+under way.
 """
 
 import math
@@ -18,20 +18,21 @@ from slowmo_hvd.torch.arithmetic import OnWires, displacement, land, outer_step,
 from slowmo_hvd.torch.launched import Launched
 from slowmo_hvd.torch.rooms import Room, read, real, room_of, write
 
-_LARGE = 2**14  # elements of a slice that is worth a call of its own
+_LARGE = 2**14  # elements of a slice that is worth its own call
 
 
 class _Part(NamedTuple):
-    """Neighbours in a bucket that one call of torch serves: small slices, or a large one.
+    """Neighbours in a bucket that one call of torch handles: small slices, or one large slice.
 
     Attributes:
         group: their parameter group.
-        start: where in the room they begin.
-        stop: where they end.
-        offset: where in the bucket they begin.
-        anchors: of the anchor's memory, end to end, one for each slice or for what is scattered.
-        slices: of the parameters' memory.
-        scattered: a piece of a parameter whose memory has gaps, in place of the slices.
+        start: where they begin in the room.
+        stop: where they end in the room.
+        offset: where they begin in the bucket.
+        anchors: slices of the anchor's memory, end to end: one for each slice, or one for the
+            scattered piece.
+        slices: slices of the parameters' memory.
+        scattered: instead of the slices, a piece of a parameter whose memory has gaps.
     """
 
     group: int
@@ -46,8 +47,8 @@ class _Part(NamedTuple):
 class SlowModel(OnWires):
     """Anchor and slow momentum of the trained parameters, and the arithmetic of one outer step.
 
-    Holds no counters, knows no schedule and never communicates: the engine asks it for the
-    displacements of a bucket, has them summed over the workers, and gives the sum back.
+    It holds no counters, knows no schedule and never communicates. The engine asks it for the
+    displacements of a bucket, sums them over the workers, and gives the sum back.
 
     Attributes:
         params: the parameters by position.
@@ -69,10 +70,10 @@ class SlowModel(OnWires):
         Args:
             groups: the parameters of each parameter group.
             trained: the positions of those to hold.
-            with_momentum: whether there is a u to keep, that is β > 0.
-            bucket_bytes: of a bucket on the wire, at the most.
-            fragments: F, into which all parameters are dealt, those that are not held too: to
-                freeze some deals out none of the others anew.
+            with_momentum: whether there is a u to keep, that is, β > 0.
+            bucket_bytes: the largest size of a bucket on the wire.
+            fragments: F, into which all parameters are divided, also those that are not held. So
+                freezing some does not move the others to another fragment.
         """
         held = set(trained)
         in_order = enumerate((index, p) for index, group in enumerate(groups) for p in group)
@@ -110,24 +111,24 @@ class SlowModel(OnWires):
 
     @property
     def buckets(self) -> list[Bucket]:
-        """All that is synchronised."""
+        """All buckets that are synchronised."""
         return self.plan.buckets
 
     def buckets_of(self, fragment: int) -> Sequence[Bucket]:
-        """What of it is."""
+        """The buckets of one fragment."""
         return self.plan.fragments[fragment]
 
     def squared_norm(self, buckets: Sequence[Bucket], memory: Callable[[Bucket], Tensor]) -> float:
-        """‖x^i‖²; not finite if any parameter is not.
+        """‖x^i‖²; not finite if any parameter is not finite.
 
         Args:
-            buckets: in these.
-            memory: gives some of a bucket's size, to work in.
+            buckets: the buckets to look at.
+            memory: returns working memory of a bucket's size.
         """
         squares = [self._squared_norm(bucket, memory(bucket)) for bucket in buckets]
         if not squares:
             return 0.0
-        device = squares[0].device  # one look at a GPU
+        device = squares[0].device  # synchronise with a GPU only once
         return torch.stack([square.to(device) for square in squares]).sum().item()
 
     def _squared_norm(self, bucket: Bucket, scratch: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class SlowModel(OnWires):
         return torch.stack(norms).double().square().sum()
 
     def displacement(self, bucket: Bucket, out: Tensor) -> Tensor:
-        """d^i = x_{t,0} - x^i of this worker; return its squared norm."""
+        """Write d^i = x_{t,0} - x^i of this worker; return its squared norm."""
         room, squares = bucket.room, zero(bucket.room)
         for part in self._parts_of(bucket):
             anchor = self._anchor[room][part.start : part.stop]
@@ -150,14 +151,14 @@ class SlowModel(OnWires):
     def outer_step(
         self, bucket: Bucket, total: Tensor, workers: int, steps: Sequence[OuterStep]
     ) -> Tensor:
-        """The outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.
+        """Take the outer step from the displacements' sum over ``workers``; then x^i = x_{t+1,0}.
 
         Returns the sum's squared norm.
 
         Args:
-            bucket: one of the plan's.
+            bucket: one of the plan's buckets.
             total: what `displacement` wrote, summed over the workers.
-            workers: how many workers are in the sum.
+            workers: the number of workers in the sum.
             steps: the coefficients of each parameter group.
         """
         room, squares = bucket.room, zero(bucket.room)
@@ -177,11 +178,11 @@ class SlowModel(OnWires):
         out.copy_(self._anchor_of(bucket))
 
     def set_anchor(self, bucket: Bucket, values: Tensor) -> float:
-        """Take these for a bucket's anchors; return the largest difference, NaN if there is one."""
+        """Set a bucket's anchors; return the largest difference, NaN if there is one."""
         anchor, apart = self._anchor_of(bucket), 0.0
         for at in strides(len(anchor), bucket.room):
             gap = (anchor[at] - values[at]).abs().max().double().item()
-            if not gap <= apart and not math.isnan(apart):  # a NaN comes, and stays
+            if not gap <= apart and not math.isnan(apart):  # a NaN is taken, and kept
                 apart = gap
         anchor.copy_(values)
         return apart
@@ -190,7 +191,7 @@ class SlowModel(OnWires):
         return self._anchor[bucket.room][bucket.runs[0].start : bucket.runs[-1].stop]
 
     def _write(self, part: _Part, values: list[Tensor] | tuple[Tensor, ...]) -> None:
-        """Put values into the parameters of a part, a tensor for each slice."""
+        """Write values into the parameters of a part, one tensor for each slice."""
         if part.scattered is not None:
             inside = slice(part.scattered.start, part.scattered.stop)
             write(real(self.params[part.scattered.leaf]), inside, values[0])
@@ -198,7 +199,7 @@ class SlowModel(OnWires):
             torch._foreach_copy_(part.slices, values)
 
     def _numbers(self, part: _Part, scratch: Tensor) -> Tensor:
-        """The parameters of a part, flat; where there are several, in ``scratch``."""
+        """The parameters of a part, flat; if there are several, in ``scratch``."""
         if part.scattered is not None:
             inside = slice(part.scattered.start, part.scattered.stop)
             return read(real(self.params[part.scattered.leaf]), inside)
@@ -207,7 +208,7 @@ class SlowModel(OnWires):
         return torch.cat(part.slices, out=scratch[: part.stop - part.start])
 
     def _parts_of(self, bucket: Bucket) -> list[_Part]:
-        """Its parts, made anew where a parameter has got other memory."""
+        """The bucket's parts, made again if a parameter has other memory now."""
         memory = [self.params[piece.leaf].data_ptr() for piece in bucket.pieces]
         known = self._parts.get(id(bucket))
         if known is None or known[0] != memory:
@@ -235,7 +236,7 @@ class SlowModel(OnWires):
     # ---- while steps go on ---------------------------------------------------------------
 
     def launch(self, fragment: int) -> Launched:
-        """Remember where x^i is; return what has the displacements from there."""
+        """Remember where x^i is; return an object with the displacements from there."""
         buckets = self.buckets_of(fragment)
         launched = Launched(buckets, self._anchor, self._momentum, self._spare_memory)
         self.launched[fragment] = launched
@@ -243,7 +244,7 @@ class SlowModel(OnWires):
         return launched
 
     def launch_those_of(self, positions: Collection[int]) -> None:
-        """Launch the fragments in which parameters at these positions are."""
+        """Launch the fragments that have parameters at these positions."""
         for fragment, part in enumerate(self.parts):
             if not set(positions).isdisjoint(part):
                 self.launch(fragment)
@@ -256,13 +257,13 @@ class SlowModel(OnWires):
                 out.copy_(numbers)
 
     def return_to_anchor(self, fragment: int) -> None:
-        """Put x^i back to x_{t,0}."""
+        """Set x^i back to x_{t,0}."""
         for part, _ in self._parts_in(fragment):
             self._write(part, part.anchors)
         self._remember(fragment)
 
     def land(self, fragment: int) -> None:
-        """x^i ← x_{t+1,0} + (x^i - x^i at the launch), which is forgotten."""
+        """x^i ← x_{t+1,0} + (x^i - x^i at the launch); then forget the launch."""
         launched = self.launched[fragment]
         for part, room in self._parts_in(fragment):
             anchor = self._anchor[room][part.start : part.stop]
@@ -278,7 +279,7 @@ class SlowModel(OnWires):
 
     def drop(self, fragment: int) -> None:
         """Forget a launch."""
-        # A GPU has torch's caching allocator for that.
+        # For a GPU, torch's caching allocator keeps it.
         memory = self.launched.pop(fragment).memory.values()
         self._spare.extend(flat for flat in memory if flat.device.type == "cpu")
 
@@ -288,9 +289,10 @@ class SlowModel(OnWires):
                 yield part, bucket.room
 
     def _spare_memory(self, room: Room, size: int) -> Tensor:
-        """What has landed has left: on a CPU to map it anew costs more than to copy into it.
+        """Memory that a landed launch has left, or new memory.
 
-        Large enough for each fragment in its turn.
+        On a CPU new memory costs more than copying into it. It is large enough for each fragment in
+        turn.
         """
         for index, flat in enumerate(self._spare):
             if (flat.device, flat.dtype) == (room.device, room.dtype):
@@ -303,7 +305,7 @@ class SlowModel(OnWires):
     # ---- on all of it --------------------------------------------------------------------
 
     def restart(self, positions: Collection[int]) -> None:
-        """Put the parameters at ``positions`` to their anchors: there they begin a window."""
+        """Set the parameters at ``positions`` to their anchors, where they begin a window."""
         anchors = self.anchors()
         for position in positions:
             real(self.params[position]).copy_(anchors[position])
@@ -311,8 +313,8 @@ class SlowModel(OnWires):
     def inherit(self, old: "SlowModel") -> set[int]:
         """Take over what ``old`` holds of the parameters that both have; return their positions.
 
-        Where a parameter has got another dtype since, the anchor is what the old dtype could hold
-        of it: from there the parameter started its window, and goes on with all of its digits.
+        If a parameter has another dtype since then, its anchor is rounded to what the old dtype
+        could hold. The parameter started its window from there, and goes on with all of its digits.
         """
         there = {id(param): position for position, param in old.params.items()}
         anchors, old_anchors = self.anchors(), old.anchors()
@@ -360,7 +362,7 @@ class SlowModel(OnWires):
         momenta: Mapping[int, Tensor],
         launched: Mapping[int, Tensor],
     ) -> bool:
-        """Whether these are its own, not copies of them."""
+        """Whether these tensors are its own, and not copies of them."""
         pairs = (
             (self.anchors(), anchors),
             (self.momenta(), momenta),
@@ -373,11 +375,11 @@ class SlowModel(OnWires):
         return self._views(self._anchor)
 
     def momenta(self) -> dict[int, Tensor]:
-        """u_t by the parameter's position; views, not copies. Empty where β = 0."""
+        """u_t by the parameter's position; views, not copies. Empty if β = 0."""
         return self._views(self._momentum)
 
     def at_launch(self) -> dict[int, Tensor]:
-        """x^i at the launch by the position of what has not landed; views, not copies."""
+        """x^i at the launch, by the position of what has not landed; views, not copies."""
         views = {}
         for fragment, launched in self.launched.items():
             for position in filter(self._leaves.__contains__, self.parts[fragment]):
@@ -387,7 +389,7 @@ class SlowModel(OnWires):
                 else:
                     flat = torch.empty(0, dtype=leaf.room.dtype, device=leaf.room.device)
                 views[position] = flat.view(self._shapes[position])
-        return dict(sorted(views.items()))  # in whatever order they were launched
+        return dict(sorted(views.items()))  # independent of the order of launches
 
     def _views(self, flats: Mapping[Room, Tensor]) -> dict[int, Tensor]:
         views = {}

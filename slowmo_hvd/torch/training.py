@@ -1,4 +1,4 @@
-"""One torch optimizer's training: the engine between its steps, on parameters that may change."""
+"""One torch optimizer's training: the engine between its steps, on parameters that can change."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -34,20 +34,20 @@ _eager: Callable[[_Method], _Method] = torch.compiler.disable
 
 
 def _plain(method: _AnyMethod) -> _AnyMethod:
-    """Without a graph, and with tensors that may be written to after ``torch.inference_mode()``."""
+    """Run without a graph, and with tensors that are writable after ``torch.inference_mode()``."""
     return torch.inference_mode(False)(torch.no_grad()(method))
 
 
 class Training:
     """Counts local steps, synchronises when the schedule says so, and holds the slow state.
 
-    Call `before_step` and `after_step` around every attempted step of the inner optimizer, on
-    every rank of the process set. All collectives of the PyTorch adapter start here.
+    Call `before_step` and `after_step` around every attempted step of the inner optimizer, on every
+    rank of the process set. All collectives of the PyTorch adapter start here.
 
     Attributes:
         engine: counts and synchronises.
         inner: the inner optimizer.
-        known: the parameters that the slow state is of; None before the first step.
+        known: the parameters to which the slow state belongs; None before the first step.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class Training:
         self._begin_unshared()
 
     def begin_afresh(self) -> None:
-        """No step taken: u_0 = 0, and no anchor until the first step begins."""
+        """Go back to no step taken: u_0 = 0, and no anchor until the first step begins."""
         self.engine.begin_afresh(len(self.inner.param_groups))
         self.known: Parameters | None = None
         self._agreed = False
 
     def _begin_unshared(self) -> None:
-        """What a copy does not take from its original."""
+        """Set what a copy does not take from its original."""
         self._agreed = False
-        self._local = False  # whether the step going on is the one before `hvd.elastic.run`
+        self._local = False  # whether this step is the one before `hvd.elastic.run`
         self._told_of_gradients = False
         self._spare: SlowModel | None = None
 
@@ -99,15 +99,15 @@ class Training:
 
     @property
     def member(self) -> bool:
-        """Whether this rank trains in the process set; if not, its steps are local for good."""
+        """Whether this rank trains in the process set. If not, all its steps are local."""
         return self._transport.member
 
     @_eager
     def before_step(self) -> None:
-        """Agree with the other ranks on one start, unless nothing has changed since they did."""
+        """Agree with the other ranks on one start, unless nothing has changed since they agreed."""
         if self.member:
             self.engine.check()
-            if not self._agreed and before_run():  # rank-equal, see there
+            if not self._agreed and before_run():  # equal on every rank, see there
                 if self._local:
                     raise RuntimeError(ONE_STEP)
                 self._local = True
@@ -129,8 +129,9 @@ class Training:
     def flush(self, model: torch.nn.Module | None = None) -> None:
         """Synchronise now, unless a window has just begun; average the model's buffers.
 
-        Rank-equal: it goes by counters and by the argument. Where some ranks gave no model, the
-        comparison after a sync tells; where a window has just begun, these do not come.
+        It is equal on every rank, because it depends on counters and on the argument. If some ranks
+        gave no model, the comparison after a sync finds it; but at the start of a window, these
+        ranks do not take part.
         """
         syncs = self.engine.parted
         if self.engine.schedule.step == 0 or not self.member or not (syncs or model is not None):
@@ -157,15 +158,16 @@ class Training:
         return [group["params"] for group in self.inner.param_groups]
 
     def _agree(self, *, stepping: bool) -> None:
-        """One start for all ranks, in the first step, after a load, and for other parameters.
+        """Agree on one start for all ranks: first, after a load, or with other parameters.
 
-        Rank-equal where the optimizer is new or was loaded, as a script does that on every rank;
-        where some ranks loaded and others did not, all are here, in their first step, and learn
-        of it from the figures. Other parameters may be on one rank alone: see `Engine.meet`.
+        All ranks come here together if the optimizer is new or was loaded, because a script does
+        that on every rank. If some ranks loaded and others did not, all are here in their first
+        step, and the figures show it. Parameters may change on one rank alone: see `Engine.meet`.
 
         Args:
             stepping: whether a step begins, where a changed ``requires_grad`` counts, and not a
-                sync: scripts switch it off for a while, and may flush or save there.
+                sync, where it does not: scripts switch it off for a while, and may flush or save
+                during that.
         """
         groups, known = self.groups(), self.known
         if not self._agreed or known is None:
@@ -177,7 +179,7 @@ class Training:
         if known.are(groups) and (known.switched_as if stepping else known.formed_as)(groups):
             return
         check_groups(self.inner)
-        self.engine.land()  # on parameters that may be gone; every rank that changed some does so
+        self.engine.land()  # on the old parameters; every rank that changed some does this
         now = Parameters(groups) if stepping else known.at_a_sync(groups)
         step, difference = self.engine.schedule.step, now.difference(known)
         _logger.info("other parameters after %d steps (%s): all ranks agree anew", step, difference)
@@ -191,7 +193,7 @@ class Training:
 
     @_plain
     def _agree_on(self, now: Parameters, before: Parameters | None) -> list[str]:
-        """Agree with the other ranks; return what there is to warn of when all is over."""
+        """Agree with the other ranks; return the warnings to give at the end."""
         names = self._names.of(now.groups)
         figures = figures_of(
             self.engine.config,
@@ -209,22 +211,23 @@ class Training:
         slow, gaps = self._take_anchor(now, root)
         self.engine.rates = [now.follow(self.known, of_one) for of_one in self.engine.rates]
         self.engine.slow, self.known, self._agreed = slow, now, True
-        self._buffers.agreed = ()  # a rank that is new here has agreed on none
-        # Not before the end: a script may have made warnings errors, on this rank alone too.
+        self._buffers.agreed = ()  # a rank that is new here has not agreed on any
+        # Warn only at the end: a script may turn warnings into errors, perhaps only on this rank.
         said = [frozen_without(excluded, self.engine.schedule.step)] if excluded else []
-        differ = [gap for gap in (apart, *gaps) if gap != 0]  # a NaN too
+        differ = [gap for gap in (apart, *gaps) if gap != 0]  # also true of a NaN
         return said + ([unequal_start(hvd.rank(), root, max(differ))] if differ else [])
 
     def _freeze(
         self, now: Parameters, before: Parameters | None, root: int
     ) -> tuple[float, tuple[int, ...]]:
-        """Put the parameters that are not trained to one value on all ranks, and leave them.
+        """Set the parameters that are not trained to one value on all ranks, and leave them there.
 
-        Those frozen inside a window take the workers' mean; of all that were not frozen before
-        the checksums are compared. Rank-equal: the ranks agreed on which those are.
+        Those that were frozen inside a window take the workers' mean. For all that were not frozen
+        before, the checksums are compared. All ranks do the same, because they agreed on which
+        parameters these are.
 
         Returns:
-            How far this rank's were from the root's, and the ranks that are not in the mean.
+            How far this rank's values were from the root's, and the ranks that are not in the mean.
         """
         excluded: tuple[int, ...] = ()
         since = now.frozen_since(before) if before else []
@@ -234,7 +237,7 @@ class Training:
             part.inherit(self.slow)
             excluded = self.engine.take_mean(part, f"{self.engine.name}.frozen").excluded
         for where in since:
-            now.all[where].grad = None  # left from before it was frozen
+            now.all[where].grad = None  # from before it was frozen
         known = {id(before.all[where]) for where in before.frozen} if before else set()
         unknown = [now.all[where] for where in now.frozen if id(now.all[where]) not in known]
         if not unknown:
@@ -244,7 +247,10 @@ class Training:
         return take_roots(unknown, root, self._transport, name, bucket_bytes), excluded
 
     def _drop_gradients(self) -> None:
-        """Frozen parameters are not averaged, so the inner step must not move them here alone."""
+        """Drop the gradients of frozen parameters, so that the inner step does not move them.
+
+        They are not averaged, so they would differ between ranks.
+        """
         assert self.known is not None
         frozen = map(self.known.all.__getitem__, self.known.frozen)
         given = [param for param in frozen if param.grad is not None]
@@ -261,21 +267,21 @@ class Training:
             )
 
     def reusable(self, now: Parameters) -> SlowModel | None:
-        """The slow state that there is, if it is of these very parameters; else None."""
+        """The current slow state, if it belongs to exactly these parameters; otherwise None."""
         slow, known = self.slow, self.known
         if slow is None or known is None or set(slow.params) != set(now.trained):
             return None
         return slow if known.are(now.groups) and known.formed_as(now.groups) else None
 
     def make_spare(self, held: Collection[int], launched: Collection[int]) -> SlowModel:
-        """A new slow state of these positions, to receive one in that may yet be refused."""
+        """A new slow state for these positions, to receive one that may still be refused."""
         fragments = self.engine.config.fragments
         self._spare = self.slow_model(self.groups(), held, fragments=fragments)
         self._spare.launch_those_of(launched)
         return self._spare
 
     def take_spare(self) -> SlowModel | None:
-        """That slow state, if one was made, and no longer kept here."""
+        """That slow state, if one was made. It is no longer kept here."""
         spare, self._spare = self._spare, None
         return spare
 
@@ -310,7 +316,7 @@ class Training:
         )
 
     def _take_anchor(self, now: Parameters, root: int) -> tuple[SlowModel, list[float]]:
-        """Anchor all parameters at the root's values, those that had an anchor at its anchor.
+        """Anchor all parameters at the root's values, or at its anchor if they had an anchor.
 
         Returns:
             The slow state, and how far this rank's anchors were from the root's.
@@ -326,7 +332,7 @@ class Training:
         return slow, gaps
 
     def _bytes(self, slow: SlowModel | None) -> int:
-        """What its displacements have on the wire."""
+        """The size of its displacements on the wire, in bytes."""
         alone = slow is None or self._transport.alone
         return 0 if slow is None or alone else total_bytes(slow.buckets)
 

@@ -1,7 +1,7 @@
-"""The collectives of SlowMo in PyTorch: sums over the workers, and nothing else.
+"""The collectives of SlowMo in PyTorch: only sums over the workers.
 
-Every rank calls these in the same order with the same names and sizes, because the engine calls
-them by the schedule and what the ranks agreed on alone. A sum is also the one collective that
+Every rank calls these in the same order with the same names and sizes, because the engine's calls
+depend only on the schedule and on what the ranks agreed on. A sum is also the only collective that
 Horovod still carries out after a rank has called ``hvd.join()``: such a rank adds zeros.
 """
 
@@ -22,7 +22,7 @@ from slowmo_hvd.core.transport import Transport as CoreTransport
 from slowmo_hvd.torch.rooms import Room
 
 stall_watch = StallWatch(hvd.rank, hvd.shutdown, HorovodInternalError)  #: of this process
-critical = CriticalSections(hvd.rank, HorovodInternalError)  #: likewise
+critical = CriticalSections(hvd.rank, HorovodInternalError)  #: of this process
 
 
 class Transport(CoreTransport):
@@ -37,8 +37,8 @@ class Transport(CoreTransport):
         self._kept: dict[Any, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy and pickle: the wires hold nothing between two syncs."""
-        # Horovod compares the global process set by identity: a copy of it would be another set.
+        """For deepcopy and pickle: between two syncs the wires hold nothing."""
+        # Horovod compares the global process set by identity, so a copy would be another set.
         everyone = self.process_set is hvd.global_process_set
         return {
             "process_set": None if everyone else self.process_set,
@@ -54,8 +54,8 @@ class Transport(CoreTransport):
     def memory(self, room: Room, size: int, slot: int) -> Tensor:
         """A wire with any contents.
 
-        Kept from sync to sync on a CPU, where to map that much anew costs more than the
-        arithmetic of a sync; a GPU has torch's caching allocator for that.
+        On a CPU it is kept from sync to sync, because new memory of this size costs more than the
+        arithmetic of a sync. A GPU has torch's caching allocator for that.
         """
         key = (room.device, room.wire), slot
         wire = self._kept.get(key)
@@ -68,12 +68,12 @@ class Transport(CoreTransport):
         return wire[:size]
 
     def start_numbers(self, numbers: Sequence[float], name: str) -> tuple[Tensor, int | None]:
-        """Begin the sum of plain numbers."""
+        """Start the sum of plain numbers."""
         row = torch.tensor(numbers, dtype=torch.float64, device="cpu")
         return row, None if self.alone else self._start(row, name)
 
     def _finish_numbers(self, started: tuple[Tensor, int | None]) -> list[float]:
-        """Wait for it."""
+        """Wait for that sum."""
         row, handle = started
         if handle is not None:
             wait(handle)
@@ -81,12 +81,12 @@ class Transport(CoreTransport):
         return numbers
 
     def range(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """One of torch.profiler's."""
+        """A range of torch.profiler."""
         made: contextlib.AbstractContextManager[Any] = torch.profiler.record_function(name)
         return made
 
     def in_background(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """Without a graph, and on the streams of this thread."""
+        """The call without a graph, and on the streams of this thread."""
         initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count() if initialised else 0)
         streams = [torch.cuda.current_stream(device) for device in devices]
@@ -113,7 +113,7 @@ class Transport(CoreTransport):
     def _receive(self, sealed: Sealed) -> None:
         total = wait(sealed.handle)
         if sealed.compressed:
-            if self.compression is not hvd.Compression.fp16:  # whose way needs as much memory again
+            if self.compression is not hvd.Compression.fp16:  # fp16's needs as much memory again
                 total = self.compression.decompress(total, sealed.context)
             sealed.wire.copy_(total).mul_(1 / sealed.scale)
 
@@ -126,10 +126,10 @@ class Transport(CoreTransport):
 
 
 def wait(handle: int) -> Tensor:
-    """The finished collective's tensor.
+    """Wait for a collective, and return its tensor.
 
-    ``hvd.synchronize`` spins until then, on a core that this host's slower ranks and Horovod's
-    own thread could use. The pauses grow with the wait, so they add a quarter to it at the most.
+    ``hvd.synchronize`` waits in a busy loop, on a core that this host's slower ranks and Horovod's
+    own thread could use. Here the pauses grow with the wait, so they add at most a quarter to it.
     """
     pause = 20e-6
     while not hvd.poll(handle):

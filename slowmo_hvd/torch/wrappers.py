@@ -7,7 +7,7 @@ _DEEPEST = 10
 
 
 def layers(optimizer: Any) -> Iterator[Any]:
-    """``optimizer``, and what it and those inside it hold under ``.optimizer``, outermost first."""
+    """``optimizer`` and what it and those inside it hold as ``.optimizer``, outermost first."""
     for _ in range(_DEEPEST):
         if optimizer is None:
             return

@@ -1,7 +1,7 @@
-"""``import slowmo_hvd.tensorflow.keras as hvd`` where ``import horovod.tensorflow.keras`` stood.
+"""``import slowmo_hvd.tensorflow.keras as hvd`` in place of ``horovod.tensorflow.keras``.
 
-Everything that horovod.tensorflow.keras offers is here. What Keras 3 broke of it, callbacks,
-elastic states and `load_model`, is written anew.
+It has everything that horovod.tensorflow.keras has. What no longer works with Keras 3 is rewritten:
+callbacks, elastic states and `load_model`.
 """
 
 # ruff: noqa: F403
@@ -21,11 +21,11 @@ from slowmo_hvd.tensorflow.optimizer import (
     PartialDistributedOptimizer as PartialDistributedOptimizer,
 )
 
-# Not by `import`, which finds Horovod's modules of these names, imported with all else above.
+# Not with `import`, which finds Horovod's modules of these names: they were imported above.
 callbacks = importlib.import_module(f"{__name__}.callbacks")
 elastic = importlib.import_module(f"{__name__}.elastic")
 
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """All else is Horovod's, which has no types."""
+        """Everything else is Horovod's, which has no types."""

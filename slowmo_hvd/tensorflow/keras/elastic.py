@@ -17,15 +17,15 @@ __all__ = [
 
 
 class KerasState(TensorFlowKerasState):
-    """A Keras model and its optimizer in elastic training, slow state and all.
+    """A Keras model and its optimizer in elastic training, including the slow state.
 
-    In the place of ``horovod.tensorflow.keras.elastic.KerasState``.
+    It replaces ``horovod.tensorflow.keras.elastic.KerasState``.
 
     Args:
         model: a built Keras model.
-        optimizer: its optimizer, where it is not compiled into the model.
-        **kwargs: what else to save and synchronize, as attributes: ``batch=0, epoch=0``, for the
-            callbacks here.
+        optimizer: its optimizer, if the model is not compiled with it.
+        **kwargs: other objects to save and synchronize, as attributes of this object. The callbacks
+            of this module need ``batch=0, epoch=0``.
     """
 
     def __init__(self, model: Any, optimizer: Any = None, **kwargs: Any) -> None:
@@ -33,15 +33,15 @@ class KerasState(TensorFlowKerasState):
 
 
 class CommitStateCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Commits the state after every ``batches_per_commit`` batches and every epoch.
+    """Commits the state after every ``batches_per_commit`` batches and after every epoch.
 
-    In the place of ``horovod.tensorflow.keras.elastic.CommitStateCallback``. A commit copies the
-    model, and asks rank 0 over a small broadcast whether hosts have changed. Put it after the
-    callbacks that update the state. ``steps_per_execution=n`` makes n batches count as one.
+    It replaces ``horovod.tensorflow.keras.elastic.CommitStateCallback``. A commit copies the model,
+    and asks rank 0 with a small broadcast whether hosts have changed. Put this callback after those
+    that update the state. With ``steps_per_execution=n``, n batches count as one.
 
     Args:
         state: a state of `slowmo_hvd.tensorflow.elastic` or of Horovod.
-        batches_per_commit: how many batches to do between two commits.
+        batches_per_commit: the number of batches between two commits.
     """
 
     def __init__(self, state: Any, batches_per_commit: int = 1) -> None:
@@ -51,11 +51,11 @@ class CommitStateCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.batches_remaining = batches_per_commit
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Count from here, as a worker that has just arrived does."""
+        """Start counting here, as a worker that has just arrived does."""
         self.batches_remaining = self.batches_per_commit
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Commit, if it is time."""
+        """Commit if that is due."""
         self.batches_remaining -= 1
         if self.batches_remaining == 0:
             self.state.commit()
@@ -67,13 +67,14 @@ class CommitStateCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class UpdateBatchStateCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps in ``state.batch`` the number of the batch just done, 0 after the end of an epoch.
+    """Keeps the number of the last batch in ``state.batch``, which is 0 after the end of an epoch.
 
-    In the place of ``horovod.tensorflow.keras.elastic.UpdateBatchStateCallback``, with one thing
-    less: that lowers ``params["steps"]``, to shorten the first epoch after a reset by the batches
-    already done. Keras 3 takes the length of an epoch from the data and ``steps_per_epoch``, and
-    does not look at ``params`` again, so nothing got shorter. To go on inside an epoch, give
-    ``fit`` what is left of it: ``dataset.skip(state.batch)``, or fewer ``steps_per_epoch``.
+    It replaces ``horovod.tensorflow.keras.elastic.UpdateBatchStateCallback``, with one difference.
+    Horovod's callback lowers ``params["steps"]``, to shorten the first epoch after a reset by the
+    batches that are already done. Keras 3 takes the length of an epoch from the data and
+    ``steps_per_epoch`` and does not look at ``params`` again, so this had no effect. To go on
+    inside an epoch, give ``fit`` the rest of it: ``dataset.skip(state.batch)``, or fewer
+    ``steps_per_epoch``.
 
     Args:
         state: a state with the attribute ``batch``.
@@ -88,15 +89,15 @@ class UpdateBatchStateCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.state.batch = batch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Begin the next epoch at its first batch."""
+        """Set the batch to 0 for the next epoch."""
         self.state.batch = 0
 
 
 class UpdateEpochStateCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps in ``state.epoch`` how many epochs are done, those before a reset included.
+    """Keeps the number of finished epochs in ``state.epoch``, including those before a reset.
 
-    In the place of ``horovod.tensorflow.keras.elastic.UpdateEpochStateCallback``. It takes ``fit``
-    to count its epochs from 0: call it with ``epochs=total - state.epoch``, not with
+    It replaces ``horovod.tensorflow.keras.elastic.UpdateEpochStateCallback``. It expects ``fit`` to
+    count its epochs from 0. So call ``fit`` with ``epochs=total - state.epoch``, and not with
     ``initial_epoch``.
 
     Args:
@@ -109,9 +110,9 @@ class UpdateEpochStateCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.initial_epoch = state.epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Count on from the epochs done."""
+        """Go on counting from the epochs that are done."""
         self.initial_epoch = self.state.epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Count this one."""
+        """Count this epoch."""
         self.state.epoch = self.initial_epoch + epoch + 1

@@ -1,4 +1,4 @@
-"""``hvd.load_model``: a saved model, with SlowMo around its optimizer."""
+"""``hvd.load_model``: load a saved model, with SlowMo around its optimizer."""
 
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,24 @@ def load_model(
     legacy_opts: bool = False,
     **slowmo: Any,
 ) -> keras.Model:
-    """Load a Keras model; its optimizer goes on where it was saved, distributed.
+    """Load a Keras model with a DistributedOptimizer that goes on where it was saved.
 
-    In the place of ``horovod.tensorflow.keras.load_model``. A model that was saved with a
-    DistributedOptimizer brings its own settings back, with the anchor, the slow momentum and the
-    position in the window, and ``keras.saving.load_model`` loads it as well. One that was saved
-    with any other optimizer gets a DistributedOptimizer around that, and begins afresh.
+    It replaces ``horovod.tensorflow.keras.load_model``. A model that was saved with a
+    DistributedOptimizer brings back its settings, the anchor, the slow momentum and the position in
+    the window; ``keras.saving.load_model`` can load it too. If a model was saved with another
+    optimizer, a new DistributedOptimizer is put around that one, and its slow state starts from
+    scratch.
 
     Args:
-        filepath: what ``model.save`` wrote.
+        filepath: the file that ``model.save`` wrote.
         custom_optimizers: optimizer classes that Keras does not know.
         custom_objects: other classes and functions that Keras does not know, by name.
-        compression: for a model that was not saved with a DistributedOptimizer.
-        legacy_opts: only False; Keras 3 has no legacy optimizers.
-        slowmo: further arguments of DistributedOptimizer, likewise.
+        compression: an argument of DistributedOptimizer, for a model that was saved without one.
+        legacy_opts: must be False; Keras 3 has no legacy optimizers.
+        slowmo: more arguments of DistributedOptimizer, for a model that was saved without one.
 
     Raises:
-        ValueError: the file cannot be loaded, or ``legacy_opts``.
+        ValueError: the file cannot be loaded, or ``legacy_opts`` is True.
     """
     if legacy_opts:
         raise ValueError("legacy_opts=True: Keras 3 has no legacy optimizers; leave it at False")

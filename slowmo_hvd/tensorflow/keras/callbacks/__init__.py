@@ -1,16 +1,17 @@
-"""Horovod's Keras callbacks, written anew for Keras 3, and two of SlowMo's.
+"""Horovod's Keras callbacks, rewritten for Keras 3, and two callbacks of SlowMo's.
 
-They have the names, the arguments and the meaning of ``horovod.tensorflow.keras.callbacks``,
-whose own fail on Keras 3, and work with any Keras optimizer. What differs, and why:
+They have the names, arguments and meaning of those in ``horovod.tensorflow.keras.callbacks``, which
+fail on Keras 3, and they work with any Keras optimizer. They differ in these ways:
 
-- `BroadcastGlobalVariablesCallback` broadcasts before the first batch rather than after it, where
-  it can: the first steps of all ranks but the root were thrown away.
-- `MetricAverageCallback` raises the same error on every rank where the ranks have other metrics,
-  as with validation on one of them: Horovod's waits for ever.
+- `BroadcastGlobalVariablesCallback` broadcasts before the first batch if it can. Horovod's
+  broadcasts after it, so the first steps of all ranks except the root are lost.
+- `MetricAverageCallback` raises the same error on every rank if the ranks' metrics differ, for
+  example if only one rank validates. Horovod's waits for ever.
 - `LearningRateScheduleCallback` and `LearningRateWarmupCallback` correct the momentum by scaling
-  the optimizer's buffers, once: Keras 3 builds the coefficient into the graph of the training
-  step, where changing it for a batch does nothing.
-- `BestModelCheckpoint` gets its file name as the attribute ``filepath``, and says so if not.
+  the optimizer's buffers once. Keras 3 builds the coefficient into the graph of the training step,
+  so changing it for one batch has no effect.
+- `BestModelCheckpoint` takes its file name from the attribute ``filepath``, and raises an error if
+  it is not set.
 - `FlushCallback` and `BackupAndRestore` are SlowMo's.
 """
 

@@ -1,4 +1,4 @@
-"""Training that goes on where it was when it was killed."""
+"""BackupAndRestore: training that continues after it was killed."""
 
 import os
 import re
@@ -15,19 +15,21 @@ _NAME = re.compile(r"epoch-(\d+)\.weights\.h5")
 
 
 class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
-    """Saves model and optimizer after each epoch, and begins ``fit`` with what is there.
+    """Saves the model and optimizer after each epoch, and restores them when ``fit`` begins.
 
-    As ``keras.callbacks.BackupAndRestore``, for several workers: it flushes, rank 0 saves, and all
-    ranks restore the same. What is killed while it saves leaves the epoch before. Give it to every
-    rank, after `FlushCallback` and `MetricAverageCallback`.
+    It works like ``keras.callbacks.BackupAndRestore``, but for several workers: it flushes, rank 0
+    saves, and all ranks restore the same state. If the job is killed while it saves, the backup of
+    the epoch before remains. Give this callback to every rank, after `FlushCallback` and
+    `MetricAverageCallback`.
 
     Args:
-        backup_dir: one folder, which every rank sees; for this alone, since it is removed.
-        delete_checkpoint: whether to remove it when ``fit`` is over.
+        backup_dir: a folder that every rank sees. Use it for nothing else, because it is removed.
+        delete_checkpoint: whether to remove the folder when ``fit`` is over.
 
     Raises:
-        ValueError: on every rank as ``fit`` begins, if they see different epochs there; the model
-            is not built; or what is there is of another model or other settings.
+        ValueError: on every rank when ``fit`` begins, if the ranks see different epochs in the
+            folder, if the model is not built, or if the backup is of another model or other
+            settings.
     """
 
     def __init__(self, backup_dir: str | os.PathLike[str], delete_checkpoint: bool = True) -> None:
@@ -36,7 +38,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self._deletes = delete_checkpoint
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Restore, if there is something."""
+        """Restore the backup, if there is one."""
         epoch, path = max(self._saved(), default=(0, None))
         epochs = gather(epoch, "backup")
         for rank, theirs in enumerate(epochs):
@@ -54,10 +56,10 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         self._load(path)
-        self.model._initial_epoch = epoch  # as Keras' own callback tells fit
+        self.model._initial_epoch = epoch  # as in Keras' own callback
 
     def _load(self, path: Path) -> None:
-        """A collective, since nobody may save or remove anything before all have read it."""
+        """Load the backup. A collective: all must have read it before any saves or removes."""
         error: Exception | None = None
         try:
             self.model.load_weights(path)
@@ -72,9 +74,9 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             ) from error
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save."""
+        """Flush; on rank 0, save the model and remove the backup of the epoch before."""
         flush = getattr(self.model.optimizer, "flush", None)
-        if flush is not None:  # else the workers' weights are equal after every step
+        if flush is not None:  # otherwise the workers' weights are equal after every step
             flush()
         if hvd.rank() == 0:
             before = [path for _, path in self._saved()]
@@ -86,12 +88,12 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 path.unlink()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Leave nothing behind."""
+        """Remove the folder, unless it is to be kept."""
         if self._deletes and hvd.rank() == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _saved(self) -> list[tuple[int, Path]]:
-        """Epochs that were done, and the files."""
+        """The number of epochs in each backup, and its file."""
         if not self._folder.is_dir():
             return []
         named = ((_NAME.fullmatch(path.name), path) for path in self._folder.iterdir())

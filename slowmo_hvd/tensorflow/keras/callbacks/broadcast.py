@@ -1,4 +1,4 @@
-"""One start for all ranks of a ``fit``."""
+"""BroadcastGlobalVariablesCallback: one start for all ranks of a ``fit``."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,20 +12,21 @@ from slowmo_hvd.tensorflow.native import native
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives every rank the root's model and optimizer, once, so that all train on from one start.
+    """Gives every rank the root's model and optimizer once, so that all train from one start.
 
-    At the beginning of ``fit`` if the model is built on every rank, else after its first batch,
-    before which a model without input shape has no variables. The states of the model's random
-    generators remain each rank's own. Collectives over all ranks.
+    If the model is built on every rank, this happens at the beginning of ``fit``. Otherwise it
+    happens after the first batch, because before it a model without an input shape has no
+    variables. The states of the model's random generators remain each rank's own. It uses
+    collectives over all ranks.
 
     Args:
-        root_rank: the rank whose values all take, for instance from a checkpoint.
-        device: where to broadcast; "" where Horovod thinks best.
+        root_rank: the rank whose values all ranks take, for example from a checkpoint.
+        device: the device on which to broadcast; with "" Horovod chooses.
         local_variables: a variable, or several, that remain each rank's own.
 
     Raises:
-        ValueError: ``local_variables`` has something else than variables. In ``fit``, on every
-            rank: the ranks' variables are not alike.
+        ValueError: ``local_variables`` has something that is not a variable. In ``fit``, on every
+            rank: the ranks' variables differ in number, shape or dtype.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):  # type: ignor
             self.register_local_var(variable)
 
     def register_local_var(self, var: Any) -> None:
-        """Leave this variable of the model or the optimizer to each rank."""
+        """Keep this variable of the model or the optimizer each rank's own."""
         if not isinstance(var, tf.Variable | keras.Variable):
             raise ValueError(
                 f"local variables must be Keras variables or tf.Variables, got {var!r}"
@@ -50,7 +51,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):  # type: ignor
         self._local.add(native(var).ref())
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Broadcast, if all ranks have something to."""
+        """Broadcast, if the model is built on all ranks."""
         if self.broadcast_done:
             return
         built = all(layer.built for layer in self.model._flatten_layers())
@@ -59,13 +60,13 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):  # type: ignor
             self._broadcast()
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Broadcast, if that has not been possible before."""
+        """Broadcast, if that was not possible before."""
         if not self.broadcast_done:
             self._broadcast()
 
     def _broadcast(self) -> None:
         optimizer = self.model.optimizer
-        # Keras would build it in the first batch; the root's may come from a checkpoint, built.
+        # Keras would build it in the first batch, but the root's may be built, from a checkpoint.
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         variables = [
@@ -80,7 +81,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):  # type: ignor
 
 
 def _check_alike(variables: list[Any]) -> None:
-    """Raise the same ValueError on every rank unless all have variables of the same kind."""
+    """Raise the same ValueError on every rank unless all ranks have variables of the same kinds."""
     kinds = [f"{variable.dtype.name}{variable.shape.as_list()}" for variable in variables]
     first, *others = gather(kinds, "variables")
     for rank, theirs in enumerate(others, 1):

@@ -1,4 +1,4 @@
-"""The best model of a ``fit``, saved where the attribute ``filepath`` says."""
+"""BestModelCheckpoint: saves the best model of a ``fit`` to its attribute ``filepath``."""
 
 import os
 from typing import Any
@@ -7,22 +7,23 @@ import keras
 
 
 class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
-    """Saves the best model so far to ``filepath``, an attribute to be set before ``fit``.
+    """Saves the best model so far to ``filepath``, an attribute that must be set before ``fit``.
 
-    ``keras.callbacks.ModelCheckpoint(save_best_only=True)``, for code that makes its callbacks
-    before it knows where to save, such as Horovod's Spark estimators. Use it on one rank only, and
-    after `FlushCallback` with SlowMo.
+    This is ``keras.callbacks.ModelCheckpoint(save_best_only=True)`` for code that makes its
+    callbacks before it knows where to save, such as Horovod's Spark estimators. Use it on one rank
+    only. With SlowMo, put it after `FlushCallback`.
 
     Args:
         monitor: the metric that decides which model is best.
-        verbose: 1 to say what it does.
-        save_weights_only: save the weights only; ``filepath`` then ends in ".weights.h5", and in
-            ".keras" or ".h5" otherwise.
-        mode: "min", "max", or "auto" to guess by the metric.
+        verbose: 1 to print messages.
+        save_weights_only: whether to save only the weights. ``filepath`` must then end in
+            ".weights.h5", and otherwise in ".keras" or ".h5".
+        mode: "min", "max", or "auto" to infer it from the metric.
         save_freq: "epoch", or a number of batches.
 
     Raises:
-        ValueError: ``filepath`` is set to a name that ends otherwise, or not set as ``fit`` begins.
+        ValueError: ``filepath`` is set to a name with another ending, or is not set when ``fit``
+            begins.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc
     ) -> None:
         self._suffixes = (".weights.h5",) if save_weights_only else (".keras", ".h5")
         super().__init__(
-            filepath=f"not set yet{self._suffixes[0]}",  # Keras 3 takes no None
+            filepath=f"not set yet{self._suffixes[0]}",  # Keras 3 does not accept None
             monitor=monitor,
             verbose=verbose,
             save_best_only=True,
@@ -47,7 +48,7 @@ class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc
 
     @property
     def filepath(self) -> str | None:
-        """Where to save; it can have the placeholders of ModelCheckpoint."""
+        """Where to save. The name can have the placeholders of ModelCheckpoint."""
         return self._filepath
 
     @filepath.setter
@@ -58,7 +59,7 @@ class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc
         self._filepath = path
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Make sure that there is somewhere to save."""
+        """Check that ``filepath`` is set."""
         super().on_train_begin(logs)
         if self.filepath is None:
             raise ValueError(

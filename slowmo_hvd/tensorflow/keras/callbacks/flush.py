@@ -1,4 +1,4 @@
-"""One model for all workers, before each validation and at each epoch's end."""
+"""FlushCallback: one model for all workers before each validation and at the end of each epoch."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from slowmo_hvd.tensorflow.optimizer import DistributedOptimizer
 
 
 class FlushCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Brings SlowMo's workers together before each validation and at the end of each epoch.
+    """Averages SlowMo's workers before each validation and at the end of each epoch.
 
-    Validation then measures their average, and so do and save EarlyStopping, ModelCheckpoint and
-    others that come after this one in the list. Each flush ends a window early, so an epoch should
-    last many of them. Give it to every rank: a flush is a collective. Ranks may differ in whether
-    they validate.
+    Validation then measures the workers' average. EarlyStopping, ModelCheckpoint and other
+    callbacks that come after this one in the list use and save that average too. Each flush ends a
+    window early, so an epoch should have many windows. Give this callback to every rank, because a
+    flush is a collective. Some ranks may validate and others not.
 
-    Does nothing in ``model.evaluate`` by itself, which one rank may call alone: ``fit`` ends with
-    a flush anyway.
+    It does nothing in a ``model.evaluate`` outside ``fit``, which one rank may call alone: ``fit``
+    ends with a flush anyway.
 
     Raises:
-        TypeError: as ``fit`` begins, if the model has an optimizer other than SlowMo's.
+        TypeError: when ``fit`` begins, if the model's optimizer is not SlowMo's.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class FlushCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._fitting = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Make sure that there is something to flush."""
+        """Check that there is something to flush."""
         optimizer = self.model.optimizer
         if not isinstance(optimizer, DistributedOptimizer):
             raise TypeError(
@@ -38,14 +38,14 @@ class FlushCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._fitting = True
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Flush, in ``fit``."""
+        """Flush, if this is a validation in ``fit``."""
         if self._fitting:
             self.model.optimizer.flush()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Flush, which does nothing after a validation."""
+        """Flush. After a validation this does nothing."""
         self.model.optimizer.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Leave evaluation alone again."""
+        """Do nothing in evaluations from now on."""
         self._fitting = False

@@ -1,4 +1,4 @@
-"""What the callbacks of all ranks tell each other."""
+"""How the callbacks of all ranks exchange values."""
 
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ from slowmo_hvd.tensorflow.transport import Transport
 
 
 def gather(value: Any, name: str) -> list[Any]:
-    """Every rank's value. A collective."""
+    """Every rank's value, in the order of the ranks. A collective."""
     figures = functools.partial(_transport().gather, name=f"slowmo.callbacks.{name}")
     return [theirs for _, theirs in sorted(gather_json(value, figures).items())]
 

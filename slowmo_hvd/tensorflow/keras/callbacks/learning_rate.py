@@ -1,4 +1,4 @@
-"""Learning rates by epoch or batch, and the correction of the momentum with them."""
+"""Learning rates that depend on the epoch or batch, with momentum correction."""
 
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
@@ -14,27 +14,30 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):  # type: ignore[mi
     """Sets the learning rate to ``initial_lr * multiplier(epoch)``, and logs it as ``lr``.
 
     Momentum correction (arXiv 1706.02677, section 2.1): the buffers of keras.optimizers.SGD and
-    RMSprop hold steps, learning rate included, so where that changes they are scaled with it. That
-    is the arithmetic of Horovod's, which multiplies the coefficient instead for one batch; with
-    Nesterov's momentum Horovod's scaled the look-ahead of that batch too, which has the new
-    learning rate already. Keras 3's other optimizers have no buffers to correct.
+    RMSprop hold steps, which include the learning rate. So when the learning rate changes, they are
+    scaled with it. Horovod's callback multiplies the coefficient for one batch instead, which is
+    the same arithmetic; but with Nesterov's momentum it also scaled the look-ahead of that batch,
+    which has the new learning rate already. Keras 3's other optimizers have no buffers to correct.
 
-    ``steps_per_execution=n`` makes n batches one: their first sets the learning rate.
+    With ``steps_per_execution=n``, n batches count as one, and the first of them sets the learning
+    rate.
 
     Args:
         initial_lr: the learning rate at the start of training.
-        multiplier: a function of the epoch; or a number, that to the power of the epochs since
-            ``start_epoch``.
-        start_epoch: the first epoch to set the learning rate in.
-        end_epoch: the first to leave it alone again; None for never.
-        staircase: call ``multiplier`` once an epoch with its number from 0, rather than in every
-            batch with ``epoch + batch / steps_per_epoch``.
+        multiplier: a function of the epoch; or a number, which is raised to the power of the number
+            of epochs since ``start_epoch``.
+        start_epoch: the first epoch in which to set the learning rate.
+        end_epoch: the first epoch in which not to set it any more; None to set it until the end.
+        staircase: whether to call ``multiplier`` once in each epoch with the epoch's number,
+            from 0. If False, it is called in every batch with ``epoch + batch / steps_per_epoch``.
         momentum_correction: whether to correct the momentum.
-        steps_per_epoch: batches; None for what ``fit`` knows. For ``staircase=False`` only.
+        steps_per_epoch: the number of batches in an epoch; None to take the number from ``fit``. It
+            is used only with ``staircase=False``.
 
     Raises:
-        ValueError: ``initial_lr`` is None; or, as ``fit`` begins, the steps are not known.
-        TypeError: in ``fit``, by Keras: the optimizer has a learning-rate schedule of its own.
+        ValueError: ``initial_lr`` is None; or, when ``fit`` begins, the number of batches in an
+            epoch is not known.
+        TypeError: in ``fit``, from Keras, if the optimizer has a learning-rate schedule of its own.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):  # type: ignore[mi
         self.current_epoch = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Find out the steps of an epoch."""
+        """Find the number of batches in an epoch."""
         if self.staircase or self.steps_per_epoch:
             return
         self.steps_per_epoch = self.params.get("steps")
@@ -79,7 +82,7 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):  # type: ignore[mi
         self.current_epoch = epoch
 
     def on_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Set the learning rate, if it is time."""
+        """Set the learning rate, if that is due."""
         if self.current_epoch < self.start_epoch or (
             self.end_epoch is not None and self.current_epoch >= self.end_epoch
         ):
@@ -109,10 +112,10 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):  # type: ignore[mi
 
 
 def _momentum_buffers(optimizer: Any) -> Iterator[Any]:
-    """The tf.Variables of m, in m ← μ m - γ g and the like, where μ > 0."""
+    """The tf.Variables that hold m in m ← μ m - γ g and similar rules, if μ > 0."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
-    # By class and not by the attributes: Muon has them too, and its buffer is free of γ.
+    # By class, not by attributes: Muon has these too, but its buffer does not include γ.
     names = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentums"}
     for cls, name in names.items():
         if isinstance(optimizer, cls) and optimizer.momentum > 0:
@@ -123,20 +126,20 @@ def _momentum_buffers(optimizer: Any) -> Iterator[Any]:
 class LearningRateWarmupCallback(LearningRateScheduleCallback):
     """Raises the learning rate from ``initial_lr / hvd.size()`` to ``initial_lr``, batch by batch.
 
-    Over the first ``warmup_epochs``, as in arXiv 1706.02677, for gradients that are averaged over
-    all ranks. ``epoch`` here counts the batch about to be done, so that an epoch ends on a round
-    value: lr = initial_lr / size * ((size - 1) * epoch / warmup_epochs + 1).
+    It does so over the first ``warmup_epochs``, as in arXiv 1706.02677, for gradients that are
+    averaged over all ranks. The batch that is about to be done counts in ``epoch``, so that an
+    epoch ends on a round value: lr = initial_lr / size * ((size - 1) * epoch / warmup_epochs + 1).
 
     Args:
-        initial_lr: the learning rate to arrive at.
-        warmup_epochs: how many epochs it takes.
+        initial_lr: the learning rate at the end of the warm-up.
+        warmup_epochs: the number of epochs in the warm-up.
         momentum_correction: as in `LearningRateScheduleCallback`.
-        steps_per_epoch: likewise.
-        verbose: 1 to say on rank 0 when it is done.
+        steps_per_epoch: as in `LearningRateScheduleCallback`.
+        verbose: 1 to print a message on rank 0 when the warm-up is done.
 
     Raises:
-        ValueError: as `LearningRateScheduleCallback`.
-        TypeError: likewise.
+        ValueError: as in `LearningRateScheduleCallback`.
+        TypeError: as in `LearningRateScheduleCallback`.
     """
 
     def __init__(
@@ -165,7 +168,7 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
         return (done * (size - 1) + 1) / size
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
-        """Log the learning rate, and say so if the warm-up is done."""
+        """Log the learning rate, and print a message if the warm-up is done."""
         super().on_epoch_end(epoch, logs)
         if epoch == self.warmup_epochs - 1 and self.verbose > 0 and hvd.rank() == 0:
             rate = self._learning_rate()

@@ -1,4 +1,4 @@
-"""One value of each metric for all ranks."""
+"""MetricAverageCallback: one value of each metric for all ranks."""
 
 import numbers
 from collections.abc import MutableMapping
@@ -12,16 +12,16 @@ from slowmo_hvd.tensorflow.keras.callbacks.gathering import gather
 
 
 class MetricAverageCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Makes the metrics of an epoch their mean over the ranks, for the callbacks after this one.
+    """Replaces an epoch's metrics by their mean over the ranks, for the callbacks after this one.
 
-    Put it before ReduceLROnPlateau, EarlyStopping, TensorBoard and others that read metrics.
-    A collective over all ranks.
+    Put it before ReduceLROnPlateau, EarlyStopping, TensorBoard and other callbacks that read
+    metrics. A collective over all ranks.
 
     Args:
-        device: not used; Horovod's has it. A few numbers travel, by way of the CPU.
+        device: not used; it is one of Horovod's arguments. Only a few numbers travel, on the CPU.
 
     Raises:
-        ValueError: at an epoch's end, on every rank, if the ranks have other metrics.
+        ValueError: at an epoch's end, on every rank, if the ranks' metrics differ.
     """
 
     def __init__(self, device: str = "") -> None:
@@ -29,7 +29,7 @@ class MetricAverageCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.device = device
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
-        """Replace the numbers in ``logs``, as floats. All else in it stays."""
+        """Replace the numbers in ``logs`` by floats. Everything else in it stays."""
         logs = {} if logs is None else logs
         ours = {name: float(value) for name, value in sorted(logs.items()) if _is_number(value)}
         by_rank = gather(ours, "metrics")
