@@ -380,6 +380,16 @@ def test_with_two_workers_a_factor_of_two_is_warned_of_once() -> None:
     assert len(told) == 2  # once on each
 
 
+def test_workers_that_pull_apart_for_ten_windows_are_warned_of_once() -> None:
+    def work(worker: Worker) -> None:
+        for _ in range(2 * 30):
+            step(worker, [1.0, -0.5][worker.rank])  # their mean moves a third as far as they drift
+
+    with pytest.warns(UserWarning, match="after 20 steps the workers have drifted apart") as told:
+        with_two(work)
+    assert len(told) == 2  # once on each
+
+
 def test_an_average_lands_later_and_no_local_step_is_lost() -> None:
     def work(worker: Worker) -> list[float]:
         seen = []
