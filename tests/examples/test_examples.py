@@ -20,7 +20,7 @@ def figures(pattern: str, output: str) -> list[float]:
 
 
 def test_digits_are_learnt() -> None:
-    output = example("torch_digits.py", "--epochs", "10", "--lr", "0.1")
+    output = example("torch_digits.py", "--epochs", "10")
     losses = figures(r"loss (\S+)", output)
     assert len(losses) == 10
     assert losses[-1] < 0.2 < 2 < losses[0]
