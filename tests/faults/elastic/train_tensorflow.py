@@ -107,6 +107,7 @@ def main() -> None:
     model = network(plan.seed)
     optimizer = hvd.DistributedOptimizer(
         keras.optimizers.SGD(0.1, momentum=0.9),
+        buffers="reset",  # so that all of the state is equal on all ranks where a window begins
         sync_period=plan.sync_period,
         bucket_bytes=256,  # three buckets
         overlap_steps=plan.overlap_steps,

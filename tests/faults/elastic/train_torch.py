@@ -32,6 +32,7 @@ def main() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        buffers="reset",  # so that all of the state is equal on all ranks where a window begins
         sync_period=plan.sync_period,
         bucket_bytes=256,  # three buckets
         overlap_steps=plan.overlap_steps,
