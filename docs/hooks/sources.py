@@ -22,7 +22,7 @@ def on_files(files: Files, config: Any) -> Files:
     for page in [file for file in files if file.is_documentation_page()]:
         for match in _LINK.finditer(page.content_string):
             path = _outside(page.src_uri, match["path"])
-            if path and f"{_page(path)}" not in files.src_uris:
+            if path and _page(path) not in files.src_uris:
                 files.append(File.generated(config, _page(path), content=_content(path)))
     return files
 

@@ -31,6 +31,17 @@ def make_builder(tmp_path: Path) -> FakeBuilder:
     return FakeBuilder(tmp_path / "out")
 
 
+@pytest.fixture(name="commanded")
+def make_commanded(
+    tmp_path: Path, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> FakeBuilder:
+    """The builder, in the place of the command's own, with a cache in the test's folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(command, "require_tools", lambda: None)
+    monkeypatch.setattr(command, "build_wheel", lambda *_, **__: builder())
+    return builder
+
+
 def test_the_key_names_all_that_a_wheel_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "PATCH_LEVEL", 7)
     python = "cp311-linux_x86_64"
@@ -84,16 +95,13 @@ def test_a_wheel_of_another_name_takes_the_old_ones_place(
 
 
 def test_the_command_looks_for_the_version_that_it_names(
-    tmp_path: Path, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+    commanded: FakeBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(command, "require_tools", lambda: None)
-    monkeypatch.setattr(command, "build_wheel", lambda *_, **__: builder())
     for version, wheels in (("0.28.1", 1), ("0.29.0", 2), ("0.28.1", 2)):
         monkeypatch.setattr(command, "VERSION", version)
-        builder.version = version
+        commanded.version = version
         assert command.main(["--no-install", "--cpu"]) == 0
-        assert builder.calls == wheels
+        assert commanded.calls == wheels
 
 
 def test_a_damaged_wheel_is_built_again(
@@ -123,14 +131,8 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, builder: FakeBuild
 
 
 def test_a_wheel_is_left_for_other_machines_in_a_folder_that_says_what_it_is_for(
-    tmp_path: Path,
-    builder: FakeBuilder,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, commanded: FakeBuilder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(command, "require_tools", lambda: None)
-    monkeypatch.setattr(command, "build_wheel", lambda *_, **__: builder())
     house = tmp_path / "house"
     assert command.main(["--no-install", "--cpu", "--wheelhouse", str(house)]) == 0
     (left,) = house.glob("horovod0.28.1-*/*.whl")
@@ -139,14 +141,8 @@ def test_a_wheel_is_left_for_other_machines_in_a_folder_that_says_what_it_is_for
 
 
 def test_a_wheelhouse_that_cannot_be_written_is_one_sentence(
-    tmp_path: Path,
-    builder: FakeBuilder,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, commanded: FakeBuilder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(command, "require_tools", lambda: None)
-    monkeypatch.setattr(command, "build_wheel", lambda *_, **__: builder())
     (tmp_path / "file").touch()
     house = tmp_path / "file" / "house"
     assert command.main(["--no-install", "--cpu", "--wheelhouse", str(house)]) == 1
