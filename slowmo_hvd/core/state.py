@@ -96,18 +96,18 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a state of an earlier version, with all its keys, to this version; no copy."""
     inner = state["inner"]
     optimizer = inner.get("optimizer") if isinstance(inner, Mapping) else None
-    state = {**state, "config": without_auto(state["config"], optimizer)}
-    if state["version"] < 3:
+    version = state["version"]
+    state = {**state, "config": migrated_config(state["config"], version, optimizer)}
+    if version < 3:
         lists = ("window", "position", "lr_total", "lr_steps")
         state = {
             "frozen": [],
             **state,
-            "config": with_settings_since(state["config"]),
             "landing": [0],
             "launched": {},
             **{name: [state[name]] for name in lists},
         }
-    if state["version"] < 4:
+    if version < 4:
         windows = state["window"]
         fragments = len(windows) if isinstance(windows, list) else 1
         since = periods_of(state["config"], fragments)
@@ -132,21 +132,23 @@ def periods_of(config: Any, fragments: int) -> dict[str, list[Any]]:
     return {"period": [period] * fragments, "gamma": [0.0] * fragments}
 
 
-def without_auto(config: Any, optimizer: Any) -> Any:
-    """A configuration, perhaps of version 0.1, whose default for ``buffers`` was "auto".
+def migrated_config(config: Any, version: int, optimizer: Any) -> Any:
+    """Convert the configuration of a saved optimizer to today's.
+
+    Version 0.1 had another default for ``buffers``, "auto".
 
     Args:
-        config: the configuration of a saved optimizer. If it is not one, later checks find that.
+        config: the configuration. If it is not one, later checks find that.
+        version: of the state that it is in.
         optimizer: the name of the inner optimizer's class, on which "auto" depended.
     """
-    if not isinstance(config, Mapping) or config.get("buffers") != "auto":
+    if not isinstance(config, Mapping):
         return config
-    return {**config, "buffers": "reset" if optimizer in ("SGD", "LBFGS") else "maintain"}
-
-
-def with_settings_since(config: Any) -> Any:
-    """The configuration in a state of an earlier version, with the settings it did not have."""
-    return config | _CONFIG_BEFORE_3 if isinstance(config, dict) else config
+    if version < 3:
+        config = {**config, **_CONFIG_BEFORE_3}
+    if config.get("buffers") == "auto":
+        config = {**config, "buffers": "reset" if optimizer in ("SGD", "LBFGS") else "maintain"}
+    return config
 
 
 def pack_inner(

@@ -22,11 +22,10 @@ from slowmo_hvd.core.state import (
     check_state,
     check_version,
     entries_since,
+    migrated_config,
     pack_inner,
     periods_of,
     refusal,
-    with_settings_since,
-    without_auto,
 )
 from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.training import Training
@@ -95,9 +94,8 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     for name, form in named.items():
         _check_like(name, arrays[name], form)
     schema = _schema(arrays)
-    schema["config"] = without_auto(schema["config"], type(leaves(inner)[0]).__name__)
-    if int(version) < STATE_VERSION:
-        schema["config"] = with_settings_since(schema["config"])
+    name = type(leaves(inner)[0]).__name__
+    schema["config"] = migrated_config(schema["config"], int(version), name)
     shapes = [slot.shape for slot in training.slots]
     groups = int(named["lr_total"].shape[1])
     check_state(schema, training.config, groups, shapes, _of_inner(training, inner), _fault)

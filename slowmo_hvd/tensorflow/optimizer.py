@@ -23,7 +23,7 @@ from slowmo_hvd.core.arguments import (
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
-from slowmo_hvd.core.state import without_auto
+from slowmo_hvd.core.state import STATE_VERSION, migrated_config
 from slowmo_hvd.tensorflow import checkpoint
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
@@ -622,7 +622,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         inner = keras.saving.deserialize_keras_object(
             config["inner_optimizer"], custom_objects=custom_objects
         )
-        config = without_auto(config, type(leaves(inner)[0]).__name__)
+        config = migrated_config(config, STATE_VERSION, type(leaves(inner)[0]).__name__)
         config = {name: value for name, value in config.items() if name != "inner_optimizer"}
         config["compression"] = compression_by_name(config["compression"])
         config["process_set"] = process_set_by_ranks(config["process_set"])

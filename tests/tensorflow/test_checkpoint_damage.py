@@ -120,6 +120,21 @@ def test_a_store_of_an_earlier_version_loads(version: int) -> None:
     subject.model.set_weights(subject.weights)
 
 
+def test_a_store_of_version_3_keeps_its_overlap_and_its_fragments() -> None:
+    model = mlp()
+    inner = INNER["SGD"]()
+    optimizer = hvd.DistributedOptimizer(inner, sync_period=4, overlap_steps=1, fragments=2)
+    train(model, optimizer, range(5))
+    saved: dict[str, Any] = {}
+    optimizer.save_own_variables(saved)
+    old = {name: saved[name] for name in saved if name not in ("period", "gamma", "samples")}
+    train(model, optimizer, range(2))
+    optimizer.load_own_variables({**old, "version": np.array(3)})
+    again: dict[str, Any] = {}
+    optimizer.save_own_variables(again)
+    assert same([again[name] for name in old], list(old.values()))
+
+
 def test_a_store_that_says_an_earlier_version_than_it_is_of_is_refused() -> None:
     subject = subject_for("SGD")
     for version, name in ((3, "period"), (2, "landing")):
