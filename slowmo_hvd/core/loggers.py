@@ -133,8 +133,9 @@ def json_lines(optimizer: Optimizer, path: str | Path) -> Any:
 def wandb(optimizer: Optimizer, run: Any = None) -> Any:
     """Log the `FIGURES` of each sync to a run of Weights & Biases, as ``slowmo/drift`` and so on.
 
-    They are plotted against ``slowmo/step``, the number of local steps, whatever steps other
-    metrics are logged at.
+    They are plotted against ``slowmo/step``, the number of local steps. Each sync takes one of
+    wandb's own steps. So log your other metrics without ``step=``: wandb leaves out those whose
+    step is smaller than its own.
 
     Args:
         optimizer: a DistributedOptimizer. Call this on every rank.
