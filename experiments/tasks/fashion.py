@@ -22,11 +22,11 @@ class Fashion:
     name = "fashion"
     epochs = 15
     batch = 32
-    rates = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+    rates: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
     middle = 0.1
     selects = "validation loss"
     step_seconds = 0.0045
-    lengths = None
+    lengths: Tensor | None = None
 
     def __init__(self) -> None:
         images, labels, test_images, test_labels = fashion_mnist.load()

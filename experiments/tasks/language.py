@@ -26,11 +26,11 @@ class Language:
     name = "language"
     epochs = 1
     batch = 4
-    rates = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+    rates: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
     middle = 0.004
     selects = "validation loss"
     step_seconds = 0.013
-    lengths = None
+    lengths: Tensor | None = None
 
     def __init__(self) -> None:
         pages = libreoffice_help.load("en-US").values()

@@ -28,7 +28,7 @@ class Translation:
     name = "translation"
     epochs = 2
     batch = 16
-    rates = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+    rates: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
     middle = 0.004
     selects = "validation loss"
     step_seconds = 0.028
@@ -41,8 +41,10 @@ class Translation:
         self._train, _ = self._encode(pairs["train"])
         self._validation, _ = self._encode(pairs["validation"])
         self._test, self._references = self._encode(pairs["test"])
-        self.lengths = torch.stack([(part != END).sum(1) for part in self._train]).amax(0)
-        self.size = len(self.lengths)
+        self.lengths: Tensor | None = torch.stack(
+            [(part != END).sum(1) for part in self._train]
+        ).amax(0)
+        self.size = len(self._train[0])
 
     def model(self) -> nn.Module:
         """Two layers each to read and to write, 0.7 million parameters."""
