@@ -1,9 +1,9 @@
 """Where a step can be taken: eagerly or in a ``tf.function``, and not anywhere else."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -13,6 +13,9 @@ from slowmo_hvd.tensorflow.native import native
 
 _LOSS_SCALE = keras.optimizers.LossScaleOptimizer.__module__
 _DEPTH = 8  # frames of Keras and TensorFlow between a LossScaleOptimizer and us
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+# AutoGraph rewrites what a user's tf.function calls, and would rewrite this package too.
+as_written: Callable[[_Function], _Function] = tf.autograph.experimental.do_not_convert
 
 
 def check_context() -> None:

@@ -5,7 +5,7 @@ import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import horovod.tensorflow as hvd
 import keras
@@ -37,6 +37,7 @@ from slowmo_hvd.tensorflow.arguments import (
     refuse_local,
 )
 from slowmo_hvd.tensorflow.context import (
+    as_written,
     check_context,
     initialised,
     refuse_strategy,
@@ -47,9 +48,6 @@ from slowmo_hvd.tensorflow.training import Training
 
 _logger = logging.getLogger("slowmo_hvd")
 _OF_WINDOWS = ("sync_period", "slow_lr", "slow_momentum")  # these can be functions
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-# AutoGraph rewrites what a user's tf.function calls, and would rewrite this package too.
-_as_written: Callable[[_Method], _Method] = tf.autograph.experimental.do_not_convert
 
 
 @keras.saving.register_keras_serializable(package="slowmo_hvd")
@@ -255,7 +253,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._training.engine.wait()  # after this, nothing writes into what is read
         return CallableList(self._variables + list(self.inner_optimizer.variables))
 
-    @_as_written
+    @as_written
     def scale_loss(self, loss: Any) -> Any:
         """Call the inner optimizer's ``scale_loss``."""
         return self.inner_optimizer.scale_loss(loss)
@@ -307,10 +305,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """The ranks that train together."""
         return self._training.process_set
 
-    @_as_written
+    @as_written
     def build(self, variables: Sequence[Any]) -> None:
         """Make the inner optimizer's variables and the slow state."""
-        if self.built:
+        if self.built or not variables:  # Keras has none yet where it loads a HDF5 file
             return
         variables = self._with_frozen(list(variables))
         # Outside the graph in which a step may be traced, because variables made there have no
@@ -358,7 +356,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         found = [places.get(id(variable)) for variable in self._trainable_variables]
         return [position for position in found if position is not None]
 
-    @_as_written
+    @as_written
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]], **kwargs: Any) -> Any:
         """Take one local step, and synchronise if that is due.
 
@@ -381,7 +379,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.apply(grads, variables)
         return self.iterations
 
-    @_as_written
+    @as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Take one local step, and synchronise if that is due.
 
@@ -433,7 +431,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             ]
         return grads
 
-    @_as_written
+    @as_written
     def contribute(self, samples: Any) -> None:
         """Count the samples of this worker's next step, to weight the averages by them.
 
@@ -461,7 +459,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             )
         self._training.counters.contribute(check_samples(samples))
 
-    @_as_written
+    @as_written
     def flush(self, model: keras.Model | None = None) -> None:
         """End the window early with a sync, so that all ranks have the same model.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from slowmo_hvd.core.buckets import Bucket, Leaf, plan
 from slowmo_hvd.core.pipeline import send
-from slowmo_hvd.torch.broadcast import bytes_of
+from slowmo_hvd.torch.broadcasting import bytes_of
 from slowmo_hvd.torch.rooms import Room, read, real, write
 from slowmo_hvd.torch.transport import Transport
 

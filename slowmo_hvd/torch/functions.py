@@ -10,7 +10,7 @@ from horovod.torch.functions import *  # noqa: F403
 from torch import Tensor
 
 from slowmo_hvd.core.living import land_everywhere
-from slowmo_hvd.torch.broadcast import Spec, broadcast_tensors, spec_of
+from slowmo_hvd.torch.broadcasting import Spec, broadcast_tensors, spec_of
 from slowmo_hvd.torch.checkpoint import check_slow_state, slow_state
 from slowmo_hvd.torch.optimizer import DistributedOptimizer
 from slowmo_hvd.torch.parameters import parameters_of

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras_models import equal_on_all_ranks, fit, mlp, same, train, weights
+from keras_models import batch, equal_on_all_ranks, fit, mlp, same, train, weights
 from ranks import by_rank, everyone, same_error_everywhere
 
 import slowmo_hvd.tensorflow as hvd
@@ -99,6 +99,24 @@ def test_fit_goes_on_after_loading(tmp_path: Path) -> None:
     fit(resumed, range(4, 9))
     assert same(weights(resumed), weights(model))
     assert equal_on_all_ranks(resumed)
+
+
+@pytest.mark.ranks(1)
+def test_a_hdf5_file_brings_back_the_model_and_a_new_optimizer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keras builds the optimizer of such a file for no variables, and says what it does."""
+    model = mlp()
+    model.compile(
+        hvd.DistributedOptimizer(keras.optimizers.SGD(0.01)), keras.losses.MeanSquaredError()
+    )
+    model.fit(*batch(0), verbose=0)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.h5")
+    assert "starting with a freshly initialized optimizer" in caplog.text
+    assert same(weights(loaded), weights(model))
+    loaded.fit(*batch(0), epochs=3, verbose=0)
+    assert loaded.optimizer.sync_stats.last.step == 3
 
 
 def test_loaded_on_rank_0_alone_and_broadcast(tmp_path: Path) -> None:

@@ -308,8 +308,17 @@ def test_a_distributed_tape_leaves_gradients_local(wrap: Callable[..., Any]) -> 
     assert tape.gradient(loss, weight).numpy().tolist() == [hvd.rank() + 3.0]
     with tf.GradientTape(persistent=True) as tape:
         loss = weight**2
-    tape = wrap(tape, compression=hvd.Compression.fp16, op=hvd.Sum)
+    tape = wrap(tape, "", compression=hvd.Compression.none, op=hvd.Average)
     assert tape.gradient(loss, [weight])[0].numpy().tolist() == [4.0]
+
+
+@pytest.mark.parametrize("wrap", [hvd.DistributedGradientTape, hvd.PartialDistributedGradientTape])
+def test_an_argument_that_would_have_no_effect_is_refused(wrap: Callable[..., Any]) -> None:
+    wrapped()
+    with pytest.raises(ValueError, match="leave it out here, and give compression to Distributed"):
+        wrap(tf.GradientTape(), compression=hvd.Compression.fp16)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'compresion'"):
+        wrap(tf.GradientTape(), compresion=hvd.Compression.none)
 
 
 def test_a_partial_tape_with_local_layers_is_refused() -> None:

@@ -12,7 +12,7 @@ from ranks import by_rank, everyone, same_error_everywhere
 from torch import Tensor, nn
 
 import slowmo_hvd.torch as hvd
-from slowmo_hvd.torch import broadcast
+from slowmo_hvd.torch import broadcasting
 
 
 class Keeper(torch.optim.Optimizer):
@@ -77,8 +77,8 @@ def test_many_small_tensors_travel_in_one_collective_and_their_description_in_an
 def test_large_tensors_travel_from_and_to_their_own_memory_in_pieces(
     sent: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broadcast, "_LARGE", 64)
-    monkeypatch.setattr(broadcast, "_CHUNK", 100)
+    monkeypatch.setattr(broadcasting, "_LARGE", 64)
+    monkeypatch.setattr(broadcasting, "_CHUNK", 100)
     optimizer = adam(3, elements=30)  # 120 bytes each: 100 and 20
     step_with(optimizer, *[1.0 + hvd.rank()] * 3)
     sent.clear()
@@ -101,8 +101,8 @@ def test_tensors_of_every_kind_arrive_bit_for_bit(
     small: bool, ranks_have: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not small:
-        monkeypatch.setattr(broadcast, "_LARGE", 4)
-        monkeypatch.setattr(broadcast, "_CHUNK", 12)
+        monkeypatch.setattr(broadcasting, "_LARGE", 4)
+        monkeypatch.setattr(broadcasting, "_CHUNK", 12)
     values = torch.arange(-3.0, 3.0)
     state: dict[str, Any] = {
         "bfloat16": values.bfloat16(),

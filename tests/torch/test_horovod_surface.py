@@ -22,8 +22,21 @@ def test_every_public_name_is_here() -> None:
 def test_only_what_slowmo_changes_is_another_object() -> None:
     names = {name for name in dir(horovod.torch) if not name.startswith("_")}
     changed = {name for name in names if getattr(hvd, name) is not getattr(horovod.torch, name)}
-    changed -= {name for name in changed if inspect.ismodule(getattr(hvd, name))}
+    changed -= {name for name in changed if inspect.ismodule(getattr(horovod.torch, name))}
     assert changed == {"DistributedOptimizer", "broadcast_optimizer_state", "join"}
+
+
+def test_no_module_of_ours_has_the_name_of_a_function() -> None:
+    """An imported submodule takes the place of the package's attribute of that name."""
+    for _, name, _ in pkgutil.iter_modules(hvd.__path__):
+        theirs = getattr(horovod.torch, name, None)
+        assert theirs is None or inspect.ismodule(theirs), name
+
+
+@pytest.mark.ranks(2)
+def test_a_script_broadcasts_a_tensor() -> None:
+    """As Horovod's ImageNet example does with the epoch to resume from."""
+    assert hvd.broadcast(torch.tensor(7 + hvd.rank()), root_rank=1, name="epoch").item() == 8
 
 
 SUBMODULES = sorted(
