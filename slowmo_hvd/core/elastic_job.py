@@ -1,4 +1,6 @@
-"""The one step that a script of an elastic job can take before ``hvd.elastic.run``.
+"""Steps of an elastic job outside the function that ``hvd.elastic.run`` decorates.
+
+One can be taken before it.
 
 Scripts make their variables with a training step before that. A worker that joins later takes this
 step while the others are somewhere else, so the step stays local and must not communicate. The
@@ -6,16 +8,44 @@ ranks agree when the state of ``run`` is synchronised, or in the first step afte
 
 The answers here are equal on every rank. They depend on the launcher's environment and on the
 progress of the script, which are the same on every worker, whenever it joined.
+
+None can be taken in a reset callback. Horovod's Keras example takes one there, in which workers
+that have just arrived take part with the step before ``run``. Here they are already waiting in the
+state's ``sync``.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 ONE_STEP = (
     "in an elastic job training begins inside the function that hvd.elastic.run decorates: one "
     "step before that, which makes variables, stays local, and this is another. Train inside, "
     "and put model and optimizer into the state"
 )
+IN_RESET = (
+    "a training step in a reset callback cannot be averaged, since workers that have just arrived "
+    "are not in it: leave it out of the callback; hvd.elastic.run gives all workers one state"
+)
+_resetting = False
+
+
+@contextlib.contextmanager
+def reset_callbacks() -> Iterator[None]:
+    """Around the calls of a state's reset callbacks. The workers that went on all make them."""
+    global _resetting
+    _resetting = True
+    try:
+        yield
+    finally:
+        _resetting = False
+
+
+def refuse_in_reset() -> None:
+    """Raise RuntimeError within `reset_callbacks`."""
+    if _resetting:
+        raise RuntimeError(IN_RESET)
 
 
 def elastic_job() -> bool:

@@ -22,6 +22,7 @@ from slowmo_hvd.core.average import Average, NoCrossing
 from slowmo_hvd.core.buckets import Bucket, total_bytes
 from slowmo_hvd.core.config import SlowMoConfig
 from slowmo_hvd.core.drift import DriftWatch
+from slowmo_hvd.core.elastic_job import refuse_in_reset
 from slowmo_hvd.core.flight import Flight, Flights
 from slowmo_hvd.core.header import Header
 from slowmo_hvd.core.living import register, wait_at_exit
@@ -115,6 +116,7 @@ class Engine:
 
     def check(self) -> None:
         """Raise RuntimeError if no step may begin, before any work is wasted."""
+        refuse_in_reset()
         self._check_whole()
         self.transport.critical.check(self)
 

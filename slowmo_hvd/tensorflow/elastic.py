@@ -19,6 +19,7 @@ import tensorflow as tf
 from horovod.common.elastic import ObjectState, run_fn
 from horovod.common.exceptions import HorovodInternalError
 
+from slowmo_hvd.core.elastic_job import reset_callbacks
 from slowmo_hvd.tensorflow.functions import (
     broadcast_values,
     shared_variables,
@@ -95,6 +96,11 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
             self._broadcast()
             self._save_variables()
             super().sync()
+
+    def on_reset(self) -> None:
+        """Call the reset callbacks, in which no training step can be taken."""
+        with reset_callbacks():
+            super().on_reset()
 
     def _save_variables(self) -> None:
         variables = list(map(native, self._saved_variables()))

@@ -389,3 +389,16 @@ def test_a_commit_interrupts_every_rank_when_rank_0_hears_of_new_hosts() -> None
     step(model, 1)
     state.restore()  # to the first batch
     assert model.trainable_variables[0].numpy() == -1 - hvd.rank()
+
+
+@pytest.mark.ranks(1, 2)
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_step_in_a_reset_callback_is_an_error_and_no_hang(eager: bool) -> None:
+    """Horovod's Keras example fits one step there; workers that have just arrived do not."""
+    model = model_with(slowmo(), run_eagerly=eager)
+    model.fit(*gradients(1), verbose=0)
+    state = elastic.KerasState(model)
+    state.register_reset_callbacks([lambda: model.fit(*gradients(1), verbose=0)])
+    with pytest.raises(RuntimeError, match="a training step in a reset callback cannot be aver"):
+        state.on_reset()
+    model.fit(*gradients(2), verbose=0)  # outside of it
