@@ -87,9 +87,9 @@ def test_the_readme_has_the_first_of_these_diffs() -> None:
     assert diffs(README) == diffs(PAGE)[:1]
 
 
-def test_the_keras_script_needs_one_line_and_ends_with_one_model(tmp_path: Path) -> None:
+def test_the_keras_script_needs_two_lines_and_ends_with_one_model(tmp_path: Path) -> None:
     _, diff, _ = diffs(PAGE)
-    assert len(re.findall("^[+]", diff, re.MULTILINE)) == 1
+    assert len(re.findall("^[+]", diff, re.MULTILINE)) == 2
     output = run(KERAS_PREAMBLE + side(diff, "+") + KERAS_END, tmp_path)
     assert output.count("one model: True") == 2
 
