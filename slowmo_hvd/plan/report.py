@@ -13,6 +13,7 @@ from slowmo_hvd.plan.cost import (
     smallest_period,
     step_seconds,
 )
+from slowmo_hvd.plan.experience import momentum_advice
 
 _FRAGMENTS = 4  # of the way that has some
 
@@ -67,7 +68,7 @@ def rows(periods: Sequence[int], training: Training, wire: Wire) -> list[Row]:
 
 
 def advice(training: Training, wire: Wire, overhead: float) -> list[str]:
-    """The smallest τ for each way to send, a sentence for each."""
+    """The smallest τ for each way to send, a sentence for each, and one about β."""
     found = []
     overlap = hiding_steps(Way(1), training, wire)
     for way in (Way(1), Way(1, itemsize=2), Way(overlap + 1, overlap=overlap)):
@@ -76,7 +77,7 @@ def advice(training: Training, wire: Wire, overhead: float) -> list[str]:
             found.append(f"{way.name}: no sync_period costs less than {overhead:.0%}")
         else:
             found.append(f"{way.name}: sync_period={period} costs at most {overhead:.0%}")
-    return found
+    return [*found, momentum_advice(wire.workers)]
 
 
 def table(made: Sequence[Row]) -> str:

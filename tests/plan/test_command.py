@@ -22,6 +22,7 @@ def test_a_cluster_that_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert re.search(r"^ +gradient averaging +0\.39\d\d +0\.6\d +179\.20$", said, re.MULTILINE)
     assert re.search(r"^ +12  slowmo +0\.26\d\d +0\.9\d +14\.93$", said, re.MULTILINE)
     assert re.search(r"^slowmo: sync_period=\d+ costs at most 5%$", said, re.MULTILINE)
+    assert "slow_momentum=0.4 learnt best with 8 workers in an experiment with SGD" in said
     found = json.loads(path.read_text())
     assert found["training"] == {"parameters": 25_600_000, "step": 0.25, "spread": 0.0}
     latency = pytest.approx(5e-5)

@@ -159,7 +159,7 @@ class FromACopy(keras.optimizers.Optimizer):  # type: ignore[misc]
 def test_an_optimizer_of_the_users_own_names_its_copies(strategy: str) -> None:
     weight = number(0.0)
     optimizer = hvd.DistributedOptimizer(
-        FromACopy(1.0), sync_period=1, slow_lr=0.5, buffers=strategy
+        FromACopy(1.0), sync_period=1, slow_lr=0.5, slow_momentum=0.5, buffers=strategy
     )
     step_with(optimizer, (1.0 + hvd.rank(), weight))
     synced = -0.5 if hvd.size() == 1 else -0.75
