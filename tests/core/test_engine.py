@@ -260,7 +260,9 @@ def test_functions_that_differ_between_the_ranks_are_found_where_the_window_begi
         def period(steps: int) -> int:
             return 2 + rank * (steps > 0)
 
-        config = SlowMoConfig(sync_period=period, slow_lr=0.5, overlap_steps=overlap)
+        config = SlowMoConfig(
+            sync_period=period, slow_lr=0.5, slow_momentum=0.5, overlap_steps=overlap
+        )
         worker = Worker(config, ring, rank, [np.zeros(6)], 2)
         for _ in range(1 + overlap):
             step(worker)

@@ -21,7 +21,9 @@ except ValueError as error:
     print("too early:", error)
 
 hvd.init()
-optimizer = hvd.DistributedOptimizer(torch.optim.SGD([weight], lr=1.0), sync_period=2)
+optimizer = hvd.DistributedOptimizer(
+    torch.optim.SGD([weight], lr=1.0), sync_period=2, slow_momentum=0.5
+)
 for _ in range(4):
     weight.grad = torch.ones(1)
     optimizer.step()
