@@ -5,6 +5,7 @@ argument is accepted at its default value, because scripts spell defaults out. A
 refused: if it were ignored, the training would silently differ from what was asked for.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -23,19 +24,31 @@ _WHY = {
 }
 
 
+def not_at_default(given: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """The arguments that are not at their defaults.
+
+    Args:
+        given: for each argument's name, the given value and the default.
+    """
+    return {
+        name: value
+        for name, (value, default) in given.items()
+        if value is not default and value != default
+    }
+
+
 def refuse_gradient_arguments(**given: tuple[Any, Any]) -> None:
     """Raise ValueError for the first argument that is not at its default.
 
     Args:
         given: for each argument's name, the given value and the default.
     """
-    for name, (value, default) in given.items():
-        if value is not default and value != default:
-            raise ValueError(
-                f"{name}={value!r} has no meaning for SlowMo: {_WHY[name]}, and SlowMo sends no "
-                f"gradients but one fused displacement each sync_period steps; leave it at "
-                f"{default!r}"
-            )
+    for name, value in not_at_default(given).items():
+        _, default = given[name]
+        raise ValueError(
+            f"{name}={value!r} has no meaning for SlowMo: {_WHY[name]}, and SlowMo sends no "
+            f"gradients but one fused displacement each sync_period steps; leave it at {default!r}"
+        )
 
 
 def refuse_late(name: str, value: Any) -> None:

@@ -1,10 +1,9 @@
 """Steps of an elastic job outside the function that ``hvd.elastic.run`` decorates.
 
-One can be taken before it.
-
-Scripts make their variables with a training step before that. A worker that joins later takes this
-step while the others are somewhere else, so the step stays local and must not communicate. The
-ranks agree when the state of ``run`` is synchronised, or in the first step after that.
+One can be taken before it. Scripts make their variables with such a step. A worker that joins
+later takes this step while the others are somewhere else, so the step stays local and must not
+communicate. The ranks agree when the state of ``run`` is synchronised, or in the first step after
+that.
 
 The answers here are equal on every rank. They depend on the launcher's environment and on the
 progress of the script, which are the same on every worker, whenever it joined.
@@ -24,10 +23,6 @@ ONE_STEP = (
     "step before that, which makes variables, stays local, and this is another. Train inside, "
     "and put model and optimizer into the state"
 )
-IN_RESET = (
-    "a training step in a reset callback cannot be averaged, since workers that have just arrived "
-    "are not in it: leave it out of the callback; hvd.elastic.run gives all workers one state"
-)
 _resetting = False
 
 
@@ -45,7 +40,11 @@ def reset_callbacks() -> Iterator[None]:
 def refuse_in_reset() -> None:
     """Raise RuntimeError within `reset_callbacks`."""
     if _resetting:
-        raise RuntimeError(IN_RESET)
+        raise RuntimeError(
+            "a training step in a reset callback cannot be averaged, since workers that have just "
+            "arrived are not in it: leave it out of the callback; hvd.elastic.run gives all "
+            "workers one state"
+        )
 
 
 def elastic_job() -> bool:

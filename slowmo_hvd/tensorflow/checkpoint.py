@@ -94,8 +94,8 @@ def load(training: Training, inner: keras.optimizers.Optimizer, store: Any) -> N
     for name, form in named.items():
         _check_like(name, arrays[name], form)
     schema = _schema(arrays)
-    name = type(leaves(inner)[0]).__name__
-    schema["config"] = migrated_config(schema["config"], int(version), name)
+    leaf = type(leaves(inner)[0]).__name__
+    schema["config"] = migrated_config(schema["config"], int(version), leaf)
     shapes = [slot.shape for slot in training.slots]
     groups = int(named["lr_total"].shape[1])
     check_state(schema, training.config, groups, shapes, _of_inner(training, inner), _fault)

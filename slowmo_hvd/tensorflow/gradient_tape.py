@@ -8,6 +8,7 @@ from typing import Any
 import horovod.tensorflow as horovod
 import tensorflow as tf
 
+from slowmo_hvd.core.arguments import not_at_default
 from slowmo_hvd.tensorflow.arguments import refuse_local
 from slowmo_hvd.tensorflow.context import as_written
 from slowmo_hvd.tensorflow.training import Training
@@ -30,15 +31,7 @@ def DistributedGradientTape(gradtape: tf.GradientTape, *args: Any, **kwargs: Any
         ValueError: an argument is not at its default, or there is no DistributedOptimizer, so that
             nothing would average the workers.
     """
-    _refuse_arguments(horovod.DistributedGradientTape, gradtape, *args, **kwargs)
-    if not isinstance(gradtape, tf.GradientTape):
-        raise TypeError(f"gradtape must be a tf.GradientTape, got {gradtape!r}")
-    if not Training.any_made:
-        raise ValueError(
-            "DistributedGradientTape leaves gradients local under SlowMo, and there is no "
-            "DistributedOptimizer that would average the workers: wrap the optimizer too, "
-            "optimizer = hvd.DistributedOptimizer(optimizer)"
-        )
+    _check(horovod.DistributedGradientTape, gradtape, *args, **kwargs)
     return gradtape
 
 
@@ -51,8 +44,7 @@ def PartialDistributedGradientTape(  # noqa: N802
     Raises:
         ValueError: ``local_layers`` are given. SlowMo averages all variables of its optimizer.
     """
-    _refuse_arguments(horovod.PartialDistributedGradientTape, gradtape, *args, **kwargs)
-    gradtape = DistributedGradientTape(gradtape)
+    _check(horovod.PartialDistributedGradientTape, gradtape, *args, **kwargs)
     gradtape.register_local_source = partial(refuse_local, "what register_local_source() is given")
     return gradtape
 
@@ -60,18 +52,27 @@ def PartialDistributedGradientTape(  # noqa: N802
 _signature = cache(inspect.signature)
 
 
-def _refuse_arguments(of: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Raise unless all arguments of this tape of Horovod's are at their defaults, but the first.
+def _check(of: Callable[..., Any], gradtape: Any, *args: Any, **kwargs: Any) -> None:
+    """Raise unless this tape of Horovod's could be taken over, with all other arguments at default.
 
     SlowMo's tape sends nothing, so they would have no effect.
     """
-    _, *given = _signature(of).bind(*args, **kwargs).arguments.items()
-    for name, value in given:
-        default = _signature(of).parameters[name].default
+    signature = _signature(of)
+    _, *arguments = signature.bind(gradtape, *args, **kwargs).arguments.items()
+    given = {name: (value, signature.parameters[name].default) for name, value in arguments}
+    for name, value in not_at_default(given).items():
         if name == "local_layers":
             refuse_local(name, value)
-        elif value is not default and value != default:
-            raise ValueError(
-                f"{name}={value!r} has no effect on a tape, which sends nothing under SlowMo: "
-                f"leave it out here, and give {name} to DistributedOptimizer"
-            )
+            continue
+        raise ValueError(
+            f"{name}={value!r} has no effect on a tape, which sends nothing under SlowMo: leave "
+            f"it out here, and give {name} to DistributedOptimizer"
+        )
+    if not isinstance(gradtape, tf.GradientTape):
+        raise TypeError(f"gradtape must be a tf.GradientTape, got {gradtape!r}")
+    if not Training.any_made:
+        raise ValueError(
+            "DistributedGradientTape leaves gradients local under SlowMo, and there is no "
+            "DistributedOptimizer that would average the workers: wrap the optimizer too, "
+            "optimizer = hvd.DistributedOptimizer(optimizer)"
+        )
