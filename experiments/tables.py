@@ -129,10 +129,10 @@ TABLES = {
     "fashion.methods": _FASHION,
     "fashion.decay": _decay(_FASHION, 8),
     "fashion.workers": _workers("fashion", WORKERS),
-    "fashion.periods": _periods("fashion", 16, (0.0, 0.4, 0.8)),
+    "fashion.periods": _periods("fashion", 16, (0.0, 0.2, 0.4)),
     "fashion.buffers": _buffers("fashion", ((16, 12), (16, 4), (16, 48), (4, 12))),
     "language.methods": _methods("language", 8, "Local AdamW", "maintain"),
-    "language.periods": _periods("language", 8, (0.0, 0.4)),
+    "language.periods": _periods("language", 8, (0.0, 0.2)),
     "language.buffers": _buffers("language", ((8, 12),)),
     "translation.methods": _methods("translation", 8, "Local Adam", "maintain", all_of_them=False),
 }

@@ -1,5 +1,6 @@
 """One training, from its settings to what is kept of it."""
 
+import itertools
 import math
 import time
 from typing import Any
@@ -28,24 +29,26 @@ def train(run: Run) -> dict[str, Any]:
         setting.config(run.lr, steps),
         scaled=setting.scaled,
     )
-    looks, step = [], 0
-    for epoch in range(task.epochs):
-        for indices in batches(task, run.seed, epoch, setting.workers, batch):
-            losses = workers.step(task.examples(indices), run.lr * task.factor(step / steps))
-            step += 1
-        sound = bool(losses.isfinite().all())
-        if epoch == task.epochs - 1:
+    stream = itertools.chain.from_iterable(
+        batches(task, run.seed, epoch, setting.workers, batch) for epoch in range(task.epochs)
+    )
+    looks: list[dict[str, float]] = []
+    sound = True
+    for step, indices in enumerate(stream, 1):
+        losses = workers.step(task.examples(indices), run.lr * task.factor((step - 1) / steps))
+        if step * task.looks // steps == len(looks):
+            continue
+        if step == steps:
             workers.flush()
-        if sound:
-            seen = task.look(workers.mean())
-            sound = all(map(math.isfinite, seen.values()))
-            looks.append({"step": step, "syncs": workers.syncs} | seen)
+        seen = task.look(workers.mean())
+        sound = bool(losses.isfinite().all()) and all(map(math.isfinite, seen.values()))
         if not sound:
             break
+        looks.append({"step": step, "syncs": workers.syncs} | seen)
     return {
         "steps": steps,
         "diverged": not sound,
-        "looks": looks if sound else looks[:-1],
+        "looks": looks,
         "test": task.test(workers.mean()) if sound else {},
         "seconds": round(time.perf_counter() - begin, 1),
         "torch": torch.__version__,

@@ -14,6 +14,7 @@ class Small:
 
     name = "small"
     epochs = 2
+    looks = 4
     batch = 4
     rates = (0.01, 0.02, 0.04, 0.08)
     middle = 0.02

@@ -21,6 +21,7 @@ class Fashion:
 
     name = "fashion"
     epochs = 15
+    looks = 15
     batch = 32
     rates: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
     middle = 0.1

@@ -25,6 +25,7 @@ class Language:
 
     name = "language"
     epochs = 1
+    looks = 1
     batch = 4
     rates: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
     middle = 0.004

@@ -18,6 +18,7 @@ class Task(Protocol):
     Attributes:
         name: of the task.
         epochs: passes over the training data.
+        looks: how many times the losses are measured, evenly over the training.
         batch: examples of one worker's step.
         rates: the grid of learning rates, ascending, the same for every method.
         middle: where on the grid the search begins.
@@ -30,6 +31,7 @@ class Task(Protocol):
 
     name: str
     epochs: int
+    looks: int
     batch: int
     rates: tuple[float, ...]
     middle: float

@@ -10,10 +10,11 @@ from small_task import Small
 from experiments import tasks
 from experiments.making import make, missing
 from experiments.report import markdown
-from experiments.settings import Setting
+from experiments.settings import Run, Setting
 from experiments.store import Store
 from experiments.tables import Table
 from experiments.tasks.task import batches
+from experiments.training import train
 
 TABLE = Table(
     "small",
@@ -51,6 +52,25 @@ def test_a_table_goes_on_where_it_was_interrupted(
         make(TABLE, resumed, 2, pool, 1)
         assert len(capsys.readouterr().out.splitlines()) == 2
         assert markdown(TABLE, resumed, 2) == markdown(TABLE, store, 2)
+
+
+@pytest.mark.usefixtures("small")
+def test_losses_are_measured_evenly_over_a_training() -> None:
+    result = train(Run(TABLE.rows["local"], 0.02, 0))
+    assert [look["step"] for look in result["looks"]] == [15, 30, 45, 60]
+    assert [look["syncs"] for look in result["looks"]] == [5, 10, 15, 20]  # τ = 3
+    assert not result["diverged"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_training_that_diverges_keeps_what_it_measured_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Small, "factor", lambda self, progress: 1e38 if progress >= 0.5 else 1)
+    result = train(Run(TABLE.rows["local"], 0.02, 0))
+    assert result["diverged"]
+    assert [look["step"] for look in result["looks"]] == [15, 30]
+    assert result["test"] == {}
 
 
 @pytest.mark.parametrize("lengths", [None, torch.arange(240) % 7])
