@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from slowmo_hvd.core.config import SlowMoConfig
-from slowmo_hvd.core.schedules import qsr
+from slowmo_hvd.core.schedules import linear, qsr
 
 METHODS = ("averaging", "slowmo", "post-local", "bmuf", "diloco", "snoo", "qsr")
 DILOCO_RATE, DILOCO_MOMENTUM = 0.7, 0.9  #: α and β of the outer step of DiLoCo, and of SNOO here
@@ -24,6 +24,7 @@ class Setting:
         buffers: the strategy.
         batch_factor: a step's examples over the task's. A lone worker with the factor m takes as
             many as m workers.
+        momentum_warmup: windows over which β rises from 0.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Setting:
     slow_momentum: float = 0.0
     buffers: str = "maintain"
     batch_factor: int = 1
+    momentum_warmup: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -67,7 +69,11 @@ class Setting:
         }
         general = {
             "sync_period": self.sync_period,
-            "slow_momentum": self.slow_momentum,
+            "slow_momentum": (
+                linear(0.0, self.slow_momentum, self.momentum_warmup)
+                if self.momentum_warmup
+                else self.slow_momentum
+            ),
             "buffers": self.buffers,
         }
         return SlowMoConfig(**(general | special.get(self.method, {})))

@@ -44,7 +44,7 @@ class Table:
 
 
 def _methods(
-    task: str, workers: int, local: str, buffers: str, *, all_of_them: bool = True
+    task: str, workers: int, local: str, buffers: str, *, all_of_them: bool = True, rising: int = 0
 ) -> Table:
     def setting(method: str, slow_momentum: float = 0.0, sync_period: int = 12) -> Setting:
         return Setting(task, method, workers, sync_period, slow_momentum, buffers)
@@ -61,6 +61,9 @@ def _methods(
             "BMUF, β = 0.4: u not divided by γ": setting("bmuf", 0.4),
             "SNOO: one worker, m times the batch": lone,
         }
+    if rising:
+        warm = Setting(task, "slowmo", workers, 12, 0.4, buffers, momentum_warmup=rising)
+        rows[f"SlowMo, β rising to 0.4 over {rising} windows"] = warm
     title = f"{task}: methods, m = {workers}, τ = 12, {buffers}"
     return Table(title, rows, plot="curves")
 
@@ -131,7 +134,7 @@ TABLES = {
     "fashion.workers": _workers("fashion", WORKERS),
     "fashion.periods": _periods("fashion", 16, (0.0, 0.2, 0.4)),
     "fashion.buffers": _buffers("fashion", ((16, 12), (16, 4), (16, 48), (4, 12))),
-    "language.methods": _methods("language", 8, "Local AdamW", "maintain"),
+    "language.methods": _methods("language", 8, "Local AdamW", "maintain", rising=11),
     "language.periods": _periods("language", 8, (0.0, 0.2)),
     "language.buffers": _buffers("language", ((8, 12),)),
     "translation.methods": _methods("translation", 8, "Local Adam", "maintain", all_of_them=False),

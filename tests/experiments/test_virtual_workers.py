@@ -35,6 +35,14 @@ def test_end_where_real_ones_do(
     assert max(apart.values()) < 1e-12, apart
 
 
+@pytest.mark.ranks(2)
+def test_end_where_real_ones_do_while_the_slow_momentum_rises() -> None:
+    setting = Setting("small", "slowmo", hvd.size(), 4, 0.5, "maintain", momentum_warmup=3)
+    apart = compare(Small("AdamW"), setting, lr=0.05, steps=25, dtype=torch.float64)
+
+    assert max(apart.values()) < 1e-12, apart
+
+
 def test_bmuf_is_slowmo_whose_gamma_is_one() -> None:
     task = Small("SGD")
     ends = []
