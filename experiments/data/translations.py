@@ -1,14 +1,11 @@
-"""English to German: 150,000 pairs of sentences and phrases, from Debian packages.
+"""English to German: 42,000 pairs of LibreOffice's help and its interface, MPL-2.0.
 
-LibreOffice's help and its interface (MPL-2.0), and the dictionary of F. Richter, TU Chemnitz
-(GPL-2+), which has whole sentences among its entries.
+They are in Debian packages.
 """
 
-import gzip
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from babel.messages.mofile import read_mo
@@ -18,9 +15,8 @@ from experiments.data.fetching import debian_package
 
 WORDS = range(3, 31)  # of the English side
 RATIO = 2.0  # the largest of the two lengths in characters over the other
-PARTS = 40  # of which one is for validation and one for the test
+PARTS = 20  # of which one is for validation and one for the test
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?:])\s+(?=[\"„A-ZÄÖÜ])")
-_REMARKS = re.compile(r"\{[^}]*\}|\[[^]]*\]|\([^)]*\)|/[^/ ]*/")
 
 
 class Pair(NamedTuple):
@@ -47,7 +43,7 @@ def load() -> dict[str, list[Pair]]:
     """
     parts: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
     seen = set()
-    for pair in (*_help(), *_interface(), *_dictionary()):
+    for pair in (*_help(), *_interface()):
         if pair[:2] not in seen and _fits(pair):
             seen.add(pair[:2])
             number = zlib.crc32(pair.origin.encode()) % PARTS
@@ -89,26 +85,3 @@ def _interface() -> Iterator[Pair]:
                         for text in (message.id, message.string)
                     )
                     yield Pair(english, german, english)
-
-
-def _dictionary() -> Iterator[Pair]:
-    for line in _lines(debian_package("trans-de-en") / "usr/share/trans"):
-        german, found, english = line.partition(" :: ")
-        if not found or line.startswith("#"):
-            continue
-        ours, theirs = english.split(" | "), german.split(" | ")
-        if len(ours) == len(theirs):
-            for a, b in zip(ours, theirs, strict=True):
-                one, other = _entry(a), _entry(b)
-                yield Pair(one, other, one)
-
-
-def _entry(text: str) -> str:
-    """Without the remarks, and of several words for the same the first."""
-    return " ".join(_REMARKS.sub("", text).split(";")[0].split())
-
-
-def _lines(folder: Path) -> list[str]:
-    file = next(file for file in sorted(folder.iterdir()) if file.name.startswith("de-en"))
-    data = file.read_bytes()
-    return (gzip.decompress(data) if file.suffix == ".gz" else data).decode().splitlines()

@@ -116,7 +116,6 @@ def test_no_english_side_is_in_two_parts_and_a_page_is_in_one(
 
     monkeypatch.setattr(translations, "_help", lambda: pairs("page"))
     monkeypatch.setattr(translations, "_interface", lambda: pairs("text"))
-    monkeypatch.setattr(translations, "_dictionary", list)
     parts = translations.load()
     assert all(parts.values())
     english = [{pair.english for pair in part} for part in parts.values()]
@@ -139,10 +138,6 @@ def test_pairs_that_cannot_be_translations_are_left_out(
     english: str, german: str, fits: bool
 ) -> None:
     assert translations._fits(Pair(english, german, "")) == fits
-
-
-def test_remarks_in_the_dictionary_are_no_words() -> None:
-    assert translations._entry("Aal {m} (auf der Speisekarte) [cook.]; Schlange") == "Aal"
 
 
 def test_pieces_of_a_text_give_the_text_back() -> None:
