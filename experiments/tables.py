@@ -44,14 +44,27 @@ class Table:
 
 
 def _methods(
-    task: str, workers: int, local: str, buffers: str, *, all_of_them: bool = True, rising: int = 0
+    task: str, workers: int, local: str, buffers: str, rising: int, *, all_of_them: bool = True
 ) -> Table:
+    """Gradient averaging, local steps, and what is built on them.
+
+    Args:
+        task: its name.
+        workers: m.
+        local: what the local steps without slow momentum are called.
+        buffers: the strategy.
+        rising: a tenth of the windows, twice those in which the learning rate rises.
+        all_of_them: whether the methods of others are among them.
+    """
+
     def setting(method: str, slow_momentum: float = 0.0, sync_period: int = 12) -> Setting:
         return Setting(task, method, workers, sync_period, slow_momentum, buffers)
 
     averaging = Setting(task, "averaging", workers, 1)
     rows = {"gradient averaging": averaging, local: setting("slowmo")}
     rows |= {f"SlowMo, β = {beta}": setting("slowmo", beta) for beta in BETAS}
+    risen = Setting(task, "slowmo", workers, 12, 0.4, buffers, momentum_warmup=rising)
+    rows[f"SlowMo, β rising to 0.4 over {rising} windows"] = risen
     rows["DiLoCo's outer step"] = setting("diloco", DILOCO_MOMENTUM)
     if all_of_them:
         lone = Setting(task, "snoo", 1, 12, DILOCO_MOMENTUM, buffers, batch_factor=workers)
@@ -61,9 +74,6 @@ def _methods(
             "BMUF, β = 0.4: u not divided by γ": setting("bmuf", 0.4),
             "SNOO: one worker, m times the batch": lone,
         }
-    if rising:
-        warm = Setting(task, "slowmo", workers, 12, 0.4, buffers, momentum_warmup=rising)
-        rows[f"SlowMo, β rising to 0.4 over {rising} windows"] = warm
     title = f"{task}: methods, m = {workers}, τ = 12, {buffers}"
     return Table(title, rows, plot="curves")
 
@@ -126,16 +136,18 @@ def _in_short(task: str, workers: int, local: str) -> Table:
     return Table(f"{task}: in short, m = {workers}, τ = 12, maintain", rows, plot="short curves")
 
 
-_FASHION = _methods("fashion", 16, "Local SGD", "reset")
+_FASHION = _methods("fashion", 16, "Local SGD", "reset", 13)
 TABLES = {
     "fashion.in_short": _in_short("fashion", 16, "Local SGD"),
     "fashion.methods": _FASHION,
     "fashion.decay": _decay(_FASHION, 8),
     "fashion.workers": _workers("fashion", WORKERS),
-    "fashion.periods": _periods("fashion", 16, (0.0, 0.2, 0.4)),
+    "fashion.periods": _periods("fashion", 16, (0.0, 0.4)),
     "fashion.buffers": _buffers("fashion", ((16, 12), (16, 4), (16, 48), (4, 12))),
-    "language.methods": _methods("language", 8, "Local AdamW", "maintain", rising=11),
+    "language.methods": _methods("language", 8, "Local AdamW", "maintain", 11),
     "language.periods": _periods("language", 8, (0.0, 0.2)),
     "language.buffers": _buffers("language", ((8, 12),)),
-    "translation.methods": _methods("translation", 8, "Local Adam", "maintain", all_of_them=False),
+    "translation.methods": _methods(
+        "translation", 8, "Local Adam", "maintain", 23, all_of_them=False
+    ),
 }
