@@ -21,7 +21,7 @@ parser.add_argument("--epochs", type=int, default=15)
 parser.add_argument("--batch-size", type=int, default=32, help="images a step, of each worker")
 parser.add_argument("--lr", type=float, default=0.003)
 parser.add_argument("--sync-period", type=int, default=12, help="τ")
-parser.add_argument("--slow-momentum", type=float, default=0.4, help="β")
+parser.add_argument("--slow-momentum", type=float, default=0.2, help="β")
 parser.add_argument("--seed", type=int, default=0)
 
 

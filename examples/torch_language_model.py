@@ -24,7 +24,7 @@ parser.add_argument("--width", type=int, default=96)
 parser.add_argument("--layers", type=int, default=3)
 parser.add_argument("--lr", type=float, default=3e-3)
 parser.add_argument("--sync-period", type=int, default=12, help="τ")
-parser.add_argument("--slow-momentum", type=float, default=0.4, help="β")
+parser.add_argument("--slow-momentum", type=float, default=0.2, help="β")
 
 
 def load_text() -> tuple[Tensor, Tensor]:

@@ -65,10 +65,10 @@ def _methods(
     rows |= {f"SlowMo, β = {beta}": setting("slowmo", beta) for beta in BETAS}
     risen = Setting(task, "slowmo", workers, 12, 0.4, buffers, momentum_warmup=rising)
     rows[f"SlowMo, β rising to 0.4 over {rising} windows"] = risen
-    rows["DiLoCo's outer step"] = setting("diloco", DILOCO_MOMENTUM)
     if all_of_them:
         lone = Setting(task, "snoo", 1, 12, DILOCO_MOMENTUM, buffers, batch_factor=workers)
         rows |= {
+            "DiLoCo's outer step": setting("diloco", DILOCO_MOMENTUM),
             f"post-local, {local}": setting("post-local"),
             f"{local}, QSR": setting("qsr", sync_period=4),
             "BMUF, β = 0.4: u not divided by γ": setting("bmuf", 0.4),
@@ -131,7 +131,7 @@ def _in_short(task: str, workers: int, local: str) -> Table:
     rows = {
         "gradient averaging": Setting(task, "averaging", workers, 1),
         local: Setting(task, "slowmo", workers, 12),
-        "SlowMo, β = 0.4": Setting(task, "slowmo", workers, 12, 0.4),
+        "SlowMo, β = 0.2": Setting(task, "slowmo", workers, 12, 0.2),
     }
     return Table(f"{task}: in short, m = {workers}, τ = 12, maintain", rows, plot="short curves")
 

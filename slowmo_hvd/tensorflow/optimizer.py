@@ -161,7 +161,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         *,
         sync_period: SyncPeriod = 12,
         slow_lr: OfWindow = 1.0,
-        slow_momentum: OfWindow = 0.4,
+        slow_momentum: OfWindow = 0.2,
         nesterov: bool = False,
         buffers: str = "maintain",
         warmup_steps: int = 0,

@@ -15,7 +15,7 @@ from slowmo_hvd.core.config import BUFFER_STRATEGIES, NONFINITE, SlowMoConfig
 
 def test_the_defaults() -> None:
     config = SlowMoConfig()
-    assert (config.sync_period, config.slow_lr, config.slow_momentum) == (12, 1.0, 0.4)
+    assert (config.sync_period, config.slow_lr, config.slow_momentum) == (12, 1.0, 0.2)
     assert (config.nesterov, config.buffers, config.warmup_steps) == (False, "maintain", 0)
 
 
