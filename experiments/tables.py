@@ -145,7 +145,6 @@ TABLES = {
     "fashion.periods": _periods("fashion", 16, (0.0, 0.4)),
     "fashion.buffers": _buffers("fashion", ((16, 12), (16, 4), (16, 48), (4, 12))),
     "language.methods": _methods("language", 8, "Local AdamW", "maintain", 11),
-    "language.periods": _periods("language", 8, (0.0, 0.2)),
     "language.buffers": _buffers("language", ((8, 12),)),
     "translation.methods": _methods(
         "translation", 8, "Local Adam", "maintain", 23, all_of_them=False
