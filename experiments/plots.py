@@ -46,6 +46,9 @@ def _curves(rows: Mapping[str, Sequence[Run]], store: Store) -> Any:
     for index, (name, runs) in enumerate(rows.items()):
         setting, results = runs[0].setting, [store[run] for run in runs]
         looks = list(zip(*(result["looks"] for result in results), strict=True))
+        # A line needs two points; a task whose losses are measured once has one.
+        mark = "-" if len(looks) > 1 else "o"
+        color = f"C{index}" if index < 10 else "0.3"
         samples = setting.workers * setting.batch_factor
         steps = [at[0]["step"] * samples for at in looks]
         syncs = [at[0]["syncs"] for at in looks]
@@ -60,8 +63,7 @@ def _curves(rows: Mapping[str, Sequence[Run]], store: Store) -> Any:
             means = [statistics.mean(look[loss] for look in at) for at in looks]
             for axes, x in zip(row, (steps, sent, seconds), strict=True):
                 if setting.workers > 1 or x is not sent:
-                    color = f"C{index}" if index < 10 else "0.3"
-                    axes.plot(x, means, _mark(looks), label=name, color=color)
+                    axes.plot(x, means, mark, label=name, color=color)
             row[0].set_ylabel(loss)
     labels = (
         "batches of one worker, over all workers",
@@ -91,19 +93,14 @@ def _short_curves(rows: Mapping[str, Sequence[Run]], store: Store) -> Any:
         *_, (figure_of_test, _) = results[0]["test"].items()
         tested = statistics.mean(result["test"][figure_of_test] for result in results)
         label = f"{name}: {figure_of_test} {tested:.1f}"
-        panels[0].plot([at[0]["step"] for at in looks], means, _mark(looks), label=label)
-        panels[1].plot([at[0]["syncs"] * size for at in looks], means, _mark(looks), label=label)
+        panels[0].plot([at[0]["step"] for at in looks], means, label=label)
+        panels[1].plot([at[0]["syncs"] * size for at in looks], means, label=label)
     panels[0].set(xlabel="steps of each worker", ylabel="training loss", yscale="log")
     panels[1].set(xlabel="MB that a worker hands to allreduce", xscale="log")
     panels[0].legend(fontsize="small")
     for axes in panels:
         axes.grid(alpha=0.3, which="both")
     return figure
-
-
-def _mark(looks: Sequence[Any]) -> str:
-    """A line needs two points; a task whose losses are measured once has one."""
-    return "-" if len(looks) > 1 else "o"
 
 
 def _lines(table: Table, rows: Mapping[str, Sequence[Run]], store: Store, x: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.settings import DILOCO_MOMENTUM, Setting
+from slowmo_hvd.core.config import SlowMoConfig
 
 SEEDS = 5
 BETAS = (0.2, 0.4, 0.6, 0.8)
@@ -128,10 +129,12 @@ def _decay(methods: Table, epoch: int) -> Table:
 
 def _in_short(task: str, workers: int, local: str) -> Table:
     """What is sent and what is learnt, with the defaults of the package."""
+    beta = SlowMoConfig().slow_momentum
+    assert not callable(beta)
     rows = {
         "gradient averaging": Setting(task, "averaging", workers, 1),
         local: Setting(task, "slowmo", workers, 12),
-        "SlowMo, β = 0.2": Setting(task, "slowmo", workers, 12, 0.2),
+        f"SlowMo, β = {beta:g}": Setting(task, "slowmo", workers, 12, beta),
     }
     return Table(f"{task}: in short, m = {workers}, τ = 12, maintain", rows, plot="short curves")
 

@@ -18,8 +18,7 @@ def train(run: Run) -> dict[str, Any]:
     begin = time.perf_counter()
     setting, task = run.setting, task_of(run.setting.task)
     batch = setting.batch_factor * task.batch
-    an_epoch = steps_of(task, setting.workers, batch)
-    steps = task.epochs * an_epoch
+    steps = task.epochs * steps_of(task, setting.workers, batch)
     torch.manual_seed(run.seed)
     workers = VirtualWorkers(
         task.model(),
