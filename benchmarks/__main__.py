@@ -18,6 +18,8 @@ BENCHMARKS = {
         "keras_step_overhead",
         "keras_sync_time",
         "keras_variables",
+        "keras_memory 0.5",
+        "keras_memory 0",
         "keras_broadcast_time",
         "keras_broadcast_time 50",
     ),
