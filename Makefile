@@ -84,7 +84,7 @@ ifneq ($(TENSORFLOW),)
 	    echo "make: cannot install TensorFlow: say which one pip is to install with make" \
 	    "TENSORFLOW='tensorflow==VERSION', or leave it out with make TENSORFLOW=" >&2; exit 1; }
 endif
-	$(BIN)/python -m pip install --quiet torch $(TENSORFLOW) --editable '.[dev]'
+	$(BIN)/python -m pip install torch $(TENSORFLOW) --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.horovod: $(VENV)/.packages $(wildcard slowmo_hvd/build_horovod/*.py)
