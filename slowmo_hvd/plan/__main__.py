@@ -35,7 +35,9 @@ def _measured(parameters: int, ranks: Sequence[int] | None) -> Any:
         import torch
     except ImportError as error:
         return f"measuring needs torch and Horovod ({error}); or give --simulate"
-    hvd.init()
+    # "dynamic": a process set is added later, once it is known how many workers there are. With a
+    # shutdown and a second init instead, a rank may meet the addresses that others had before.
+    hvd.init(process_sets="dynamic" if ranks else None)
     if hvd.size() == 1:
         return (
             "there is one worker and nothing to send: run it under horovodrun on the workers that "
@@ -63,10 +65,7 @@ def _process_set(hvd: Any, ranks: Sequence[int] | None) -> Any:
     """Horovod's for these ranks. A collective over all."""
     if ranks is None or len(ranks) == hvd.size():
         return hvd.global_process_set
-    among = hvd.ProcessSet(ranks)
-    hvd.shutdown()
-    hvd.init(process_sets=[among])
-    return among
+    return hvd.add_process_set(ranks)
 
 
 def _report(training: Training, wire: Wire, parsed: Any) -> int:
