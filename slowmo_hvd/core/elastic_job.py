@@ -13,10 +13,10 @@ that have just arrived take part with the step before ``run``. Here they are alr
 state's ``sync``.
 """
 
-import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from typing import Any
 
 ONE_STEP = (
     "in an elastic job training begins inside the function that hvd.elastic.run decorates: one "
@@ -26,19 +26,29 @@ ONE_STEP = (
 _resetting = False
 
 
-@contextlib.contextmanager
-def reset_callbacks() -> Iterator[None]:
-    """Around the calls of a state's reset callbacks. The workers that went on all make them."""
-    global _resetting
-    _resetting = True
-    try:
-        yield
-    finally:
-        _resetting = False
+def watch_reset_callbacks(state: Any) -> None:
+    """Have Horovod's ``State``, the base of all states, tell when it calls its reset callbacks.
+
+    The workers that went on all call theirs, so that `refuse_in_reset` is alike on them.
+    """
+    if hasattr(state.on_reset, "__wrapped__"):
+        return  # done by the adapter for the other framework
+    original = state.on_reset
+
+    @functools.wraps(original)
+    def on_reset(self: Any) -> None:
+        global _resetting
+        _resetting = True
+        try:
+            original(self)
+        finally:
+            _resetting = False
+
+    state.on_reset = on_reset
 
 
 def refuse_in_reset() -> None:
-    """Raise RuntimeError within `reset_callbacks`."""
+    """Raise RuntimeError in a reset callback."""
     if _resetting:
         raise RuntimeError(
             "a training step in a reset callback cannot be averaged, since workers that have just "

@@ -16,10 +16,10 @@ import horovod.tensorflow as hvd
 import horovod.tensorflow.elastic as horovod_elastic
 import numpy as np
 import tensorflow as tf
-from horovod.common.elastic import ObjectState, run_fn
+from horovod.common.elastic import ObjectState, State, run_fn
 from horovod.common.exceptions import HorovodInternalError
 
-from slowmo_hvd.core.elastic_job import reset_callbacks
+from slowmo_hvd.core.elastic_job import watch_reset_callbacks
 from slowmo_hvd.tensorflow.functions import (
     broadcast_values,
     shared_variables,
@@ -28,6 +28,8 @@ from slowmo_hvd.tensorflow.native import native
 from slowmo_hvd.tensorflow.training import trainings_of
 
 __all__ = ["TensorFlowKerasState", "TensorFlowState", "run"]
+
+watch_reset_callbacks(State)
 
 _COLLECTIVES = ("HorovodAllreduce", "HorovodAllgather", "HorovodBroadcast")
 
@@ -96,11 +98,6 @@ class _VariablesState(ObjectState):  # type: ignore[misc]
             self._broadcast()
             self._save_variables()
             super().sync()
-
-    def on_reset(self) -> None:
-        """Call the reset callbacks, in which no training step can be taken."""
-        with reset_callbacks():
-            super().on_reset()
 
     def _save_variables(self) -> None:
         variables = list(map(native, self._saved_variables()))

@@ -19,13 +19,13 @@ from slowmo_hvd.core.records import SyncStats as SyncStats
 from slowmo_hvd.core.schedule import Sync as Sync
 from slowmo_hvd.core.submodules import offer_submodules as _offer_submodules
 from slowmo_hvd.torch import loggers as loggers
-from slowmo_hvd.torch.elastic_state import register_handler as _register_handler
+from slowmo_hvd.torch.elastic_state import prepare_states as _prepare_states
 from slowmo_hvd.torch.functions import broadcast_optimizer_state as broadcast_optimizer_state
 from slowmo_hvd.torch.functions import join as join
 from slowmo_hvd.torch.optimizer import DistributedOptimizer as DistributedOptimizer
 
 _offer_submodules("horovod.torch", __name__)
-_register_handler()
+_prepare_states()
 
 if TYPE_CHECKING:
 

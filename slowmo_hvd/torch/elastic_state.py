@@ -1,5 +1,6 @@
 """SlowMo's optimizer in ``hvd.elastic.TorchState``: the slow state is synchronised too."""
 
+from horovod.common.elastic import State
 from horovod.torch.elastic.state import (
     OptimizerStateHandler,
     StateHandler,
@@ -7,6 +8,7 @@ from horovod.torch.elastic.state import (
     set_handler_registry,
 )
 
+from slowmo_hvd.core.elastic_job import watch_reset_callbacks
 from slowmo_hvd.core.living import settle_everywhere
 from slowmo_hvd.torch.functions import broadcast_optimizer_state
 
@@ -19,8 +21,8 @@ class SlowMoStateHandler(OptimizerStateHandler):  # type: ignore[misc]
         broadcast_optimizer_state(self.value, root_rank=0)
 
 
-def register_handler() -> None:
-    """Replace Horovod's handler, which takes any torch optimizer, by ours.
+def prepare_states() -> None:
+    """Replace Horovod's handler, which takes any torch optimizer, by ours; watch the callbacks.
 
     For optimizers that are not SlowMo's, our broadcast calls Horovod's. It finds ours in wrappers
     too.
@@ -29,6 +31,7 @@ def register_handler() -> None:
     lost. So every save waits first. Otherwise a commit could hold a model that is newer than the
     optimizer's state.
     """
+    watch_reset_callbacks(State)
     set_handler_registry(
         [
             (type_, _settling(SlowMoStateHandler if of is OptimizerStateHandler else of))

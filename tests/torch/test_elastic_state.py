@@ -78,3 +78,14 @@ def test_before_run_one_step_is_local_and_a_second_is_refused(
     assert weight.tolist() == [-5]  # d̄ = 4
     assert optimizer.sync_stats.last is not None
     assert optimizer.sync_stats.last.step == 2
+
+
+@pytest.mark.ranks(1, 2)
+def test_a_step_in_a_reset_callback_is_an_error_and_no_hang() -> None:
+    """Workers that have just arrived take no part in it: they wait in the state's sync."""
+    model, optimizer = trained(steps=1)
+    state = hvd.elastic.TorchState(model=model, optimizer=optimizer)
+    state.register_reset_callbacks([optimizer.step])
+    with pytest.raises(RuntimeError, match="a training step in a reset callback cannot be aver"):
+        state.on_reset()
+    optimizer.step()  # outside of it
