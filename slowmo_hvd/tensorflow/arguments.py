@@ -3,13 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
-from horovod.common import process_sets
 
-from slowmo_hvd.core.agreement import class_name
-from slowmo_hvd.core.arguments import check_process_set
 from slowmo_hvd.core.checks import check_integer
 from slowmo_hvd.tensorflow.leaves import leaves
 from slowmo_hvd.tensorflow.native import path_of
@@ -95,37 +91,3 @@ def check_device(device: Any) -> None:
         raise TypeError(
             f"device_dense must be the name of a device, such as '/cpu:0', or '', got {device!r}"
         )
-
-
-def name_of_compression(compression: Any) -> str:
-    """The name by which `compression_by_name` finds it again."""
-    names = ("none", "fp16")
-    known = (name for name in names if getattr(hvd.Compression, name) is compression)
-    return next(known, class_name(compression))
-
-
-def compression_by_name(name: str) -> Any:
-    """The compressor that was saved, or ValueError for one that is not Horovod's."""
-    if name not in ("none", "fp16"):
-        raise ValueError(
-            f"the optimizer was saved with compression {name}, which is not Horovod's: load the "
-            "model with compile=False, and compile it with a new DistributedOptimizer"
-        )
-    return getattr(hvd.Compression, name)
-
-
-def process_set_by_ranks(ranks: list[int] | None) -> Any:
-    """The process set that was saved, or ValueError if Horovod has none with these ranks."""
-    if ranks is None:
-        return hvd.global_process_set
-    known = process_sets._basics._get_process_set_ids_and_ranks()
-    for number, its_ranks in known.items():
-        if list(its_ranks) == ranks:
-            process_set = hvd.ProcessSet(ranks)
-            process_set.process_set_id = number
-            check_process_set(process_set, hvd)
-            return process_set
-    raise ValueError(
-        f"the optimizer was saved for the process set of ranks {ranks}, which is not known to "
-        "Horovod here; call hvd.add_process_set(...) on every rank before loading"
-    )

@@ -11,7 +11,6 @@ import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
 
-from slowmo_hvd.core import schedules
 from slowmo_hvd.core.arguments import (
     check_backward_passes,
     check_compression,
@@ -23,16 +22,12 @@ from slowmo_hvd.core.arguments import (
 from slowmo_hvd.core.checks import check_flag
 from slowmo_hvd.core.config import OfWindow, SlowMoConfig, SyncPeriod
 from slowmo_hvd.core.records import SyncRecord, SyncStats
-from slowmo_hvd.core.state import STATE_VERSION, migrated_config
 from slowmo_hvd.tensorflow import checkpoint
 from slowmo_hvd.tensorflow.arguments import (
     check_device,
     check_inner,
     check_samples,
     check_trained,
-    compression_by_name,
-    name_of_compression,
-    process_set_by_ranks,
     refuse_arguments_of_the_inner,
     refuse_local,
 )
@@ -43,11 +38,11 @@ from slowmo_hvd.tensorflow.context import (
     refuse_strategy,
 )
 from slowmo_hvd.tensorflow.leaves import accumulation_steps, groups_of, leaves
+from slowmo_hvd.tensorflow.saved_config import from_saved, to_saved
 from slowmo_hvd.tensorflow.settings import OF_EVERY_OPTIMIZER, change, holder, is_setting
 from slowmo_hvd.tensorflow.training import Training
 
 _logger = logging.getLogger("slowmo_hvd")
-_OF_WINDOWS = ("sync_period", "slow_lr", "slow_momentum")  # these can be functions
 
 
 @keras.saving.register_keras_serializable(package="slowmo_hvd")
@@ -591,19 +586,16 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, with the inner optimizer among them, for ``model.save``."""
-        ranks = self.process_set.ranks
         return {
             "name": self.name,
-            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "device_dense": self._device_dense,
-            "compression": name_of_compression(self._compression),
             "sparse_as_dense": self.sparse_as_dense,
             "backward_passes_per_step": self.backward_passes_per_step,
             "average_aggregated_gradients": self.average_aggregated_gradients,
             "weights": self._positions(),
-            "process_set": None if self.process_set is hvd.global_process_set else list(ranks),
-            **self._training.config.asdict(),
-            **{name: _to_config(getattr(self._training.config, name)) for name in _OF_WINDOWS},
+            **to_saved(
+                self.inner_optimizer, self._compression, self.process_set, self._training.config
+            ),
         }
 
     @classmethod
@@ -617,31 +609,11 @@ class DistributedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 known to Horovod here.
             TypeError: a schedule of the user's own is not known to Keras here.
         """
-        inner = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
-        )
-        config = migrated_config(config, STATE_VERSION, type(leaves(inner)[0]).__name__)
-        config = {name: value for name, value in config.items() if name != "inner_optimizer"}
-        config["compression"] = compression_by_name(config["compression"])
-        config["process_set"] = process_set_by_ranks(config["process_set"])
-        config |= {name: _from_config(config[name], custom_objects) for name in _OF_WINDOWS}
-        saved_weights = config.pop("weights", None)
-        optimizer = cls(inner, **config)
+        inner, arguments = from_saved(config, custom_objects)
+        saved_weights = arguments.pop("weights", None)
+        optimizer = cls(inner, **arguments)
         optimizer._saved_weights = saved_weights
         return optimizer
-
-
-def _to_config(setting: Any) -> Any:
-    """A schedule as Keras saves it: ours as builtins, a function by its registered name."""
-    ours = schedules.to_config(setting)
-    return keras.saving.serialize_keras_object(ours) if callable(ours) else ours
-
-
-def _from_config(setting: Any, custom_objects: dict[str, Any] | None) -> Any:
-    found = schedules.from_config(setting)
-    if not isinstance(found, dict):
-        return found
-    return keras.saving.deserialize_keras_object(found, custom_objects=custom_objects)
 
 
 def PartialDistributedOptimizer(  # noqa: N802
