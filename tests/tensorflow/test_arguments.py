@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_models import fit, mlp, number, step_with
+from keras_optimizers import of_keras
 from launch import run
 
 import slowmo_hvd.tensorflow as hvd
@@ -190,9 +191,7 @@ def test_backward_passes_per_step_by_hand(kind: str, average: bool) -> None:
     sgd = keras.optimizers.SGD(0.5)
     inner = {
         "SGD": lambda: sgd,
-        "MultiOptimizer": lambda: keras.optimizers.MultiOptimizer(
-            keras.optimizers.OptimizerMap(sgd)
-        ),
+        "MultiOptimizer": lambda: of_keras("MultiOptimizer")(of_keras("OptimizerMap")(sgd)),
         "LossScaleOptimizer": lambda: keras.optimizers.LossScaleOptimizer(sgd, initial_scale=1.0),
     }[kind]()
     weight = keras.Variable([0.0])
@@ -222,7 +221,7 @@ def test_backward_passes_are_one_number_with_the_inners_accumulation() -> None:
 def test_backward_passes_that_would_not_reach_an_optimizer_are_refused_each_time() -> None:
     sgd, weight = keras.optimizers.SGD(1.0), number(0.0)
     optimizer = hvd.DistributedOptimizer(
-        keras.optimizers.MultiOptimizer(lambda variable: sgd), backward_passes_per_step=2
+        of_keras("MultiOptimizer")(lambda variable: sgd), backward_passes_per_step=2
     )
     for _ in range(2):
         with pytest.raises(ValueError, match="set gradient_accumulation_steps on them"):
@@ -232,7 +231,7 @@ def test_backward_passes_that_would_not_reach_an_optimizer_are_refused_each_time
 @pytest.mark.ranks(1)
 def test_optimizers_that_add_up_different_numbers_of_gradients_are_refused() -> None:
     inners = [keras.optimizers.SGD(1.0, gradient_accumulation_steps=n) for n in (None, 3)]
-    both = keras.optimizers.MultiOptimizer(lambda variable: inners[len(variable.shape) - 1])
+    both = of_keras("MultiOptimizer")(lambda variable: inners[len(variable.shape) - 1])
     with pytest.raises(ValueError, match=r"have gradient_accumulation_steps \[1, 3\]"):
         step_with(hvd.DistributedOptimizer(both), (1.0, number(0.0)), (1.0, tf.Variable([[0.0]])))
 
@@ -258,7 +257,7 @@ def test_only_a_keras_3_optimizer_can_be_inside(given: Any) -> None:
 
 
 def multi(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(optimizer))
+    return of_keras("MultiOptimizer")(of_keras("OptimizerMap")(optimizer))
 
 
 @pytest.mark.parametrize(

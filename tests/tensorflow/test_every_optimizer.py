@@ -121,7 +121,7 @@ def test_average_gives_all_workers_the_same_buffers(name: str) -> None:
 
 @RANKS
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", ["Ftrl", "ScheduleFreeAdamW"])
+@pytest.mark.parametrize("name", sorted({"Ftrl", "ScheduleFreeAdamW"} & set(INNER)))
 def test_a_second_copy_of_the_weights_follows_them(name: str, strategy: str) -> None:
     """Or the next step would take each worker back to where it was before the sync."""
     weight = number(1.0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_models import equal_on_all_ranks, fit, mlp, number, same, step_with, train, weights
+from keras_optimizers import of_keras
 from ranks import by_rank
 
 import slowmo_hvd.tensorflow as hvd
@@ -193,8 +194,8 @@ def test_a_setting_reaches_the_optimizer_inside_a_loss_scale_optimizer() -> None
 @pytest.mark.parametrize("name", ["momentum", "clipnorm", "learning_rate"])
 def test_a_setting_of_several_optimizers_is_refused(name: str) -> None:
     sgd, adam = keras.optimizers.SGD(0.5, momentum=0.9), keras.optimizers.Adam(0.1)
-    mapping = keras.optimizers.OptimizerMap(adam, {".*/kernel": sgd})
-    optimizer = hvd.DistributedOptimizer(keras.optimizers.MultiOptimizer(mapping))
+    mapping = of_keras("OptimizerMap")(adam, {".*/kernel": sgd})
+    optimizer = hvd.DistributedOptimizer(of_keras("MultiOptimizer")(mapping))
     with pytest.raises(AttributeError, match=r"(?i)set (it|the learning rate) on .*optimizers"):
         setattr(optimizer, name, 0.25)
     assert sgd.momentum == 0.9

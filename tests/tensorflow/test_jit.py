@@ -20,7 +20,7 @@ def optimizer() -> hvd.DistributedOptimizer:
 def test_compile_with_jit_turns_it_off_with_one_warning_and_trains() -> None:
     model = mlp()
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         model.compile(optimizer=optimizer(), loss="mse", jit_compile=True)
         fit(model, range(3))
     assert str(caught[0].message).startswith("jit_compile is turned off for this model")

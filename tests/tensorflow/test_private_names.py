@@ -18,7 +18,8 @@ def _built(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
 SGD = _built(keras.optimizers.SGD(0.1, momentum=0.9))
 AVERAGING = _built(keras.optimizers.SGD(0.1, use_ema=True, gradient_accumulation_steps=2))
 FTRL = _built(keras.optimizers.Ftrl())
-SCHEDULE_FREE = _built(keras.optimizers.ScheduleFreeAdamW())
+# In a Keras without it nothing of ours reads the name, and Adam, which has it too, stands in.
+SCHEDULE_FREE = _built(getattr(keras.optimizers, "ScheduleFreeAdamW", keras.optimizers.Adam)())
 MODEL = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
 MODEL.compile()
 

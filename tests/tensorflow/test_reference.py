@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from courses import CHANGING, CLIPPED, COURSES, PACES, Course, changing_config
 from keras_models import slow_state
+from keras_optimizers import of_keras
 from problem import SCHEDULES, STEPS, X0, Array, assert_close, gradient
 
 import slowmo_hvd.tensorflow as hvd
@@ -103,7 +104,7 @@ def take_step(
 def check(config: SlowMoConfig, inner: Inner, course: Course, dtype: str) -> None:
     variables = [tf.Variable(value, dtype=dtype) for value in X0]
     leaves = [inner.keras() for _ in X0]  # one for each variable, by its dimensions
-    both = keras.optimizers.MultiOptimizer(lambda variable: leaves[len(variable.shape) - 1])
+    both = of_keras("MultiOptimizer")(lambda variable: leaves[len(variable.shape) - 1])
     optimizer = hvd.DistributedOptimizer(both, **vars(config))
     lrs = learning_rates(course.schedule)
     reference = slowmo(

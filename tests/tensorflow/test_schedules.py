@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_models import batches, equal_on_all_ranks, fit, mlp, number, step_with, weights
+from keras_optimizers import of_keras
 from ranks import by_rank, everyone
 
 import slowmo_hvd.tensorflow as hvd
@@ -156,7 +157,7 @@ def test_a_window_at_learning_rate_0_changes_nothing_and_divides_by_nothing() ->
 def test_the_optimizers_in_a_multi_optimizer_have_a_gamma_each() -> None:
     first, second = number(0.0), tf.Variable([[0.0]])
     inners = [keras.optimizers.SGD(1.0), keras.optimizers.SGD(0.25)]
-    both = keras.optimizers.MultiOptimizer(lambda variable: inners[len(variable.shape) - 1])
+    both = of_keras("MultiOptimizer")(lambda variable: inners[len(variable.shape) - 1])
     optimizer = hvd.DistributedOptimizer(both, sync_period=1, slow_momentum=0.5)
     for _ in range(2):
         step_with(optimizer, (1.0, second), (1.0, first))
