@@ -58,6 +58,8 @@ _KEYS = {1: _KEYS_1, 2: _KEYS_2, 3: _KEYS_3, STATE_VERSION: _KEYS_4}
 _CONFIG_BEFORE_3 = {"overlap_steps": 0, "fragments": 1}  # for states without these settings
 # The ranks compare their counters in float64, which holds every whole number below this.
 _COUNTS_END = 2**53
+# No learning rate is larger, and beyond this α β γ might not fit a float32 on the way to x.
+_LARGEST_GAMMA = 2.0**100
 
 
 def pack_state(
@@ -325,6 +327,10 @@ def _check_rates(totals: Any, steps: Any, fragments: int, groups: int, taken: in
         _require(_is_count(count), f"lr_steps holds {count!r}")
         _require(count <= taken, f"lr_steps holds {count} after {taken} steps")
         _require(count > 0 or total == 0, f"lr_steps holds 0 beside a total of {total}")
+        _require(
+            abs(total) <= _LARGEST_GAMMA * count,
+            f"lr_total holds {total}, more than the learning rates of {count} steps add up to",
+        )
 
 
 def _flat(of_fragments: Iterable[Iterable[Any]]) -> list[Any]:

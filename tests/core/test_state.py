@@ -350,6 +350,7 @@ def test_more_counted_than_steps_taken_is_refused(name: str) -> None:
         {"lr_steps": [[1, 18]]},  # of 17
         {"lr_steps": [[3, 0]]},  # beside a total of 0.75
         {"lr_total": [[0.1, math.nan]]},
+        {"lr_total": [[0.1, 1e300]]},  # no float32 holds γ u, which would break off a sync
         {"lr_total": [[0.1, 1]]},
         {"lr_total": [(0.1, 0.2)]},
         {"lr_steps": [[1, -1]]},

@@ -109,11 +109,12 @@ def test_any_dtype_lands_with_its_local_steps(dtype: str) -> None:
 
 @pytest.mark.ranks(2)
 def test_a_constraint_binds_what_lands_and_the_anchor_with_it() -> None:
-    def at_least(value: Any) -> Any:
-        return tf.maximum(value, -3.0)
+    class AtLeast(keras.constraints.Constraint):  # type: ignore[misc]
+        def __call__(self, value: Any) -> Any:
+            return tf.maximum(value, -3.0)
 
     weight = number(0.0)
-    weight.constraint = at_least
+    weight.constraint = AtLeast()
     optimizer = sgd(sync_period=2, overlap_steps=1)
     for _ in range(2):
         step(optimizer, weight)  # -2 and, bound, -3: -2.5 in the mean

@@ -101,7 +101,9 @@ def wild(state: Any) -> bool:
         return not bool((state.double().abs() < 1e3).all())
     if isinstance(state, dict):
         return any(map(wild, state.values()))
-    return isinstance(state, list) and any(map(wild, state))
+    if isinstance(state, list):
+        return any(map(wild, state))
+    return isinstance(state, int | float) and not abs(state) < 1e3
 
 
 def alike(found: Any, kept: Any) -> bool:
