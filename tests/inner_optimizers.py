@@ -33,7 +33,8 @@ class SignMomentum(torch.optim.Optimizer):
                 state = self.state[param]
                 state.setdefault("velocity", torch.zeros_like(param)).lerp_(param.grad, 0.3)
                 state["calls"] = state.get("calls", 0) + 1
-                param.sub_(state["velocity"].sign(), alpha=group["lr"] / max(state["calls"], 1) ** 0.5)
+                rate = group["lr"] / max(state["calls"], 1) ** 0.5
+                param.sub_(state["velocity"].sign(), alpha=rate)
         return loss
 
 
