@@ -64,17 +64,21 @@ _ALL: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "the user's own": lambda: SignMomentum(0.01),
 }
 
-#: Those that this release of Keras has.
-INNER = {
-    name: make
-    for name, make in _ALL.items()
-    if hasattr(keras.optimizers, name) or name == "the user's own"
-}
+
+def _works(name: str) -> bool:
+    """Whether this release of Keras has it. That of Muon before 3.13 fails without us too."""
+    if name == "Muon":
+        return hasattr(keras.optimizers.Muon, "lr_adjust")
+    return hasattr(keras.optimizers, name) or name == "the user's own"
+
+
+#: Those that work in this release of Keras.
+INNER = {name: make for name, make in _ALL.items() if _works(name)}
 
 STRATEGIES = ("reset", "maintain", "average")  #: for their buffers
 
-#: Classes of keras.optimizers that train nothing.
-OTHERS = {"Optimizer", "OptimizerMap"}
+#: Classes of keras.optimizers that nothing is trained with.
+OTHERS = {"Optimizer", "OptimizerMap"} | {name for name in _ALL if not _works(name)}
 
 
 def classes_in_keras() -> set[str]:
