@@ -30,7 +30,9 @@ def main() -> int:
     options = ["--gloo", "--disable-cache", "-np", "2"]  # no ~/.horovod
     launcher = [sys.executable, "-m", "horovod.runner.launch", *options]
     installed = filter(importlib.util.find_spec, BENCHMARKS)
-    for name in (name for framework in installed for name in BENCHMARKS[framework]):
+    names = [name for framework in installed for name in BENCHMARKS[framework]]
+    for number, name in enumerate(names, 1):
+        print(f"\n{number} of {len(names)}: benchmarks.{name}", flush=True)
         command = [*launcher, sys.executable, "-m", *f"benchmarks.{name}".split()]
         code = subprocess.run(command, check=False).returncode
         if code:

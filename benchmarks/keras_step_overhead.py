@@ -99,6 +99,7 @@ def measure(make_inner: Callable[[], keras.optimizers.Optimizer], train: Callabl
 
 def main() -> None:
     hvd.init()
+    keras.utils.set_random_seed(0)  # one start on all ranks
     tf.config.threading.set_intra_op_parallelism_threads(1)
     for way, train in (("fit", by_fit), ("tf.function", by_function)):
         for name, make_inner in INNERS.items():
@@ -107,7 +108,8 @@ def main() -> None:
                 low, median, high = statistics.quantiles(ratios, n=4)
                 print(
                     f"step between syncs over bare {name} in {way}, {hvd.size()} ranks: median "
-                    f"ratio {median:.3f} (quartiles {low:.3f} to {high:.3f}, {PAIRS} pairs)"
+                    f"ratio {median:.3f} (quartiles {low:.3f} to {high:.3f}, {PAIRS} pairs)",
+                    flush=True,
                 )
 
 

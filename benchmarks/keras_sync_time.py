@@ -26,6 +26,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     hvd.init()
+    keras.utils.set_random_seed(0)  # one start on all ranks
     tf.config.threading.set_intra_op_parallelism_threads(1)
     # 80 linear layers of 512 × 512 and their biases, as in benchmarks.models.
     variables = [tf.Variable(tf.random.normal(s)) for _ in range(80) for s in ([512, 512], [512])]

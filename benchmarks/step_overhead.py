@@ -54,7 +54,8 @@ def main() -> None:
             low, median, high = statistics.quantiles(ratios, n=4)
             print(
                 f"step between syncs over bare {name}, {hvd.size()} ranks: median ratio "
-                f"{median:.3f} (quartiles {low:.3f} to {high:.3f}, {PAIRS} pairs)"
+                f"{median:.3f} (quartiles {low:.3f} to {high:.3f}, {PAIRS} pairs)",
+                flush=True,
             )
 
 
