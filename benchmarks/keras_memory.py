@@ -63,6 +63,7 @@ def moments(layers: int, **slowmo: object) -> Iterator[tuple[str, int, int]]:
 
 def main() -> None:
     hvd.init()
+    keras.utils.set_random_seed(0)  # one start on all ranks
     tf.config.threading.set_intra_op_parallelism_threads(1)
     slow_momentum = float(sys.argv[1]) if len(sys.argv) > 1 else 0.5
     layers = int(sys.argv[2]) if len(sys.argv) > 2 else 80
